@@ -1,0 +1,112 @@
+"""What a trained model can do, as protocols. The command line, the metrics and the report ask for these, never for a family.
+
+Images are float32 (B, C, H, W) in [-1, 1] everywhere here. `generator` is an int, a list of one seed per sample, or a
+`torch.Generator`; see `limner.noise`. Sample i of a seed is the same whatever the batch it is drawn in.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from limner.noise import Seed
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Draws new images."""
+
+    def sample(self, n: int, *, label: Tensor | int | None = None, generator: Seed = 0) -> Tensor:
+        """n images (n, C, H, W). `label` (an int for all, or (n,) int64) needs a class-conditional model."""
+        ...
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """Knows how probable an image is."""
+
+    @property
+    def likelihood(self) -> Literal["exact", "bound"]:
+        """Whether `bits_per_dim` is the exact value of the model's discrete likelihood or an upper bound of it."""
+        ...
+
+    def bits_per_dim(self, image: Tensor, *, label: Tensor | None = None, generator: Seed = 0) -> Tensor:
+        """(B,) negative log2-likelihood per dimension of 8-bit images (or of `config.levels` grey levels)."""
+        ...
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """Maps an image to a latent and back."""
+
+    def encode(self, image: Tensor) -> Tensor:
+        """The latent (B, ...) of each image, deterministic."""
+        ...
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """The image (B, C, H, W) of each latent, deterministic."""
+        ...
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    """Has latents with a known prior, each of which stands for an image."""
+
+    def latents(self, n: int, *, generator: Seed = 0) -> Tensor:
+        """n latents (n, ...) drawn from the prior."""
+        ...
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """The image (B, C, H, W) of each latent, deterministic."""
+        ...
+
+
+@runtime_checkable
+class Reconstructs(Protocol):
+    """Gives back an image after passing it through the model's own bottleneck or inverse."""
+
+    def reconstruct(self, image: Tensor) -> Tensor:
+        """(B, C, H, W), the reconstruction of each image."""
+        ...
+
+
+@runtime_checkable
+class Translates(Protocol):
+    """Turns an image of one domain into one of another."""
+
+    def translate(self, image: Tensor, *, target: str) -> Tensor:
+        """(B, C, H, W), the images as they would look in the domain `target`."""
+        ...
+
+
+@runtime_checkable
+class Denoises(Protocol):
+    """Estimates the clean image behind a noisy one."""
+
+    def denoise(self, image: Tensor, sigma: Tensor) -> Tensor:
+        """E[x0 | x0 + sigma * noise = image]; sigma (B,) is the standard deviation of the noise."""
+        ...
+
+
+CAPABILITIES: dict[str, type] = {
+    "sample": Samples,
+    "score": Scores,
+    "encode": Encodes,
+    "decode": Decodes,
+    "reconstruct": Reconstructs,
+    "translate": Translates,
+    "denoise": Denoises,
+}
+"""Protocol by the word that `limner models` prints."""
+
+
+def of(model: object) -> list[str]:
+    """The names of the capabilities that `model` (a model, or a model class) has."""
+    return [name for name, protocol in CAPABILITIES.items() if _has(model, protocol)]
+
+
+def _has(model: object, protocol: type) -> bool:
+    # A class has no instance attributes to look at, so ask for the protocol's members one by one: works for both.
+    members = [m for m in vars(protocol) if not m.startswith("_")]
+    return all(hasattr(model, m) for m in members)

@@ -1,0 +1,88 @@
+"""`limner train NAME ...`: flags made from the model's own configuration, with the preset that fits the data as defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional
+
+from limner.errors import UserError
+
+if TYPE_CHECKING:
+    from limner.training.plan import Plan
+
+
+def train(name: Positional[str], /) -> None:
+    """Train a model: `limner train vae --data digits`; `limner train NAME --help` shows every setting.
+
+    Args:
+        name: the model, see `limner models`.
+    """
+
+
+def run(arguments: list[str]) -> None:
+    """Parse the flags of `limner train` and carry them out."""
+    if not arguments or arguments[0].startswith("-"):
+        if arguments[:1] not in (["-h"], ["--help"]):
+            raise UserError("limner train needs the model's name first: limner train NAME --data X; `limner models` lists the names")
+        tyro.cli(train, prog="limner train", args=["--help"])
+
+    from limner.training.run import start
+
+    plan, dataset, rest = parse(arguments)
+    if rest.dry_run:
+        print(plan.toml())
+        size = sum(p.numel() for p in plan.build().parameters())
+        print(f"# {size:,} parameters; {len(dataset):,} training images; nothing was trained")
+    else:
+        start(plan, rest.out, dataset=dataset)
+
+
+def parse(arguments: list[str]) -> tuple[Plan, Any, Any]:
+    """The plan that the flags ask for, the data set, and the flags that are not part of a plan (out, dry_run)."""
+    from limner import models
+    from limner.data import open_data
+    from limner.training.plan import Plan, defaults, pick_preset
+
+    name = arguments[0]
+    cls = models.model_class(name)
+    if {"-h", "--help"} & set(arguments):
+        _, preset = pick_preset(name, cls.Config().size)
+        tyro.cli(_command(preset.config, None), prog="limner train", args=arguments)
+
+    # First pass, for what decides the defaults: the data, and the preset if one is named.
+    first, _ = tyro.cli(_command(None, None), prog="limner train", args=arguments, return_unknown_args=True)
+    dataset = open_data(first.source, split="train")
+    chosen, settings, config = defaults(name, dataset, first.preset)
+    # Second pass, with the preset's values as defaults: every flag is known now.
+    second = tyro.cli(_command(config, settings), prog="limner train", args=arguments)
+    return Plan(name, chosen, second.source, second.settings, second.model), dataset, second
+
+
+def _command(model: Any, settings: Any) -> type:
+    """The command's flags as a dataclass: those of the data and of training without a prefix, the model's as --model.X."""
+    from limner.data.settings import DataConfig
+    from limner.training.settings import TrainConfig
+
+    fields: list[Any] = [
+        ("name", Positional[str]),
+        ("source", OmitArgPrefixes[DataConfig]),
+        ("settings", OmitArgPrefixes[TrainConfig], dataclasses.field(default=settings or TrainConfig())),
+        ("preset", str | None, dataclasses.field(default=None)),
+        ("out", str | None, dataclasses.field(default=None)),
+        ("dry_run", bool, dataclasses.field(default=False)),
+    ]
+    if model is not None:
+        fields.append(("model", type(model), dataclasses.field(default=model)))
+    made = dataclasses.make_dataclass("Train", fields)
+    made.__doc__ = """Train a model.
+
+    Args:
+        name: the model, see `limner models`.
+        preset: a configuration known to work; by default the one nearest to the size of the images.
+        out: the run folder; runs/MODEL-DATA by default.
+        dry_run: print the whole plan and stop.
+    """
+    return made

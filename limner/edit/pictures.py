@@ -1,0 +1,152 @@
+"""The pictures that the verbs `sample`, `reconstruct` and `interpolate` make, for any model with the capability."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from limner import capabilities
+from limner.data import open_data
+from limner.data.dataset import Dataset
+from limner.data.grid import save_grid, to_uint8
+from limner.data.settings import DataConfig
+from limner.edit.interpolate import interpolate
+from limner.edit.projection import project
+from limner.errors import UserError
+from limner.files import replacing
+from limner.training.device import pick
+from limner.training.folder import RunFolder
+
+
+def sample_to_files(
+    model: object,
+    seeds: list[int],
+    folder: Path,
+    *,
+    label: int | None = None,
+    options: dict[str, Any] | None = None,
+    batch: int = 64,
+) -> Path:
+    """Draw one image a seed, write each as `seed00000.png`, and all together as `grid.png`, whose path is returned.
+
+    Raises:
+        UserError: the model cannot sample, has no such option or label, or the folder cannot be written.
+    """
+    if not isinstance(model, capabilities.Samples):
+        raise UserError(
+            "this model cannot sample; it can: " + (", ".join(capabilities.of(model)) or "nothing but train")
+        )
+    options = check_options(model.sample, options or {})
+    classes = getattr(getattr(model, "config", None), "classes", 0)
+    if label is not None and not 0 <= label < max(classes, 1):
+        raise UserError(
+            f"--label {label}: the model has {classes} classes" + (f", 0 to {classes - 1}" if classes else "")
+        )
+    if label is not None and not classes:
+        raise UserError("--label: this model was trained without classes; see --model.classes of `limner train`")
+    if classes and label is None:
+        labels = [i % classes for i in range(len(seeds))]
+    else:
+        labels = [label] * len(seeds)
+    _make_folder(folder)
+    images = []
+    for i in range(0, len(seeds), batch):
+        chosen = labels[i : i + batch]
+        given = {"label": torch.tensor(chosen, device=model.device)} if chosen[0] is not None else {}  # type: ignore[attr-defined]
+        images.append(model.sample(len(chosen), generator=seeds[i : i + batch], **given, **options).cpu())
+    drawn = torch.cat(images)
+    for seed, image in zip(seeds, drawn, strict=True):
+        _save_image(image, folder / f"seed{seed:05d}.png")
+    save_grid(drawn, folder / "grid.png")
+    return folder / "grid.png"
+
+
+def reconstructions(
+    run: str, *, data: str | None = None, n: int = 16, out: str | None = None, device: str = "auto"
+) -> Path:
+    """Rows of originals above rows of what the model makes of them; returns the picture's path.
+
+    A model that decodes but does not encode is searched for the nearest image it can draw, see `limner.edit.projection`.
+    """
+    folder = RunFolder(run)
+    model = folder.model(pick(device))
+    originals = held_out(folder, n, data).to(model.device)
+    if isinstance(model, capabilities.Reconstructs):
+        with torch.no_grad():
+            copies = model.reconstruct(originals)
+    elif isinstance(model, capabilities.Decodes):
+        copies = project(model, originals).image
+    else:
+        raise UserError(f"'{folder.name}' has no bottleneck or latent to reconstruct through")
+    path = Path(out) if out else folder.path / "reconstructions.png"
+    columns = min(len(originals), 16)
+    rows = [part for pair in zip(originals.split(columns), copies.split(columns), strict=True) for part in pair]
+    save_grid(torch.cat(rows).cpu(), path, columns=columns)
+    return path
+
+
+def interpolations(
+    run: str, *, rows: int, steps: int, seed: int = 0, out: str | None = None, device: str = "auto"
+) -> Path:
+    """A walk through latent space in each row; returns the picture's path."""
+    folder = RunFolder(run)
+    model = folder.model(pick(device))
+    ends = held_out(folder, 2 * rows, None, first=seed * 2 * rows).to(model.device)
+    walk = interpolate(model, images=ends, pairs=rows, steps=steps, generator=seed)
+    path = Path(out) if out else folder.path / "interpolation.png"
+    save_grid(walk.images.flatten(0, 1).cpu(), path, columns=steps)
+    print(walk.how)
+    return path
+
+
+def held_out(folder: RunFolder, n: int, data: str | None, *, first: int = 0) -> Tensor:
+    """n images (n, C, H, W) in [-1, 1]: of the run's held-out split, or of other data read as the run's data were."""
+    config = folder.data_config
+    if data is not None:
+        size, channels = folder.model_config.size, folder.model_config.channels
+        dataset: Dataset = open_data(
+            DataConfig(data=data, size=size, channels=channels, test_fraction=0.0), split="train"
+        )
+    else:
+        dataset = open_data(config, split="test")
+    indices = [(first + i) % len(dataset) for i in range(min(n, len(dataset)))]
+    return dataset.batch(indices)["image"]
+
+
+def check_options(function: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """`options`, if `function` has keyword arguments of these names.
+
+    Raises:
+        UserError: it has not; those it has are named.
+    """
+    own = [
+        name
+        for name, p in inspect.signature(function).parameters.items()
+        if p.kind is p.KEYWORD_ONLY and name not in ("label", "generator")
+    ]
+    for name in options:
+        if name not in own:
+            raise UserError(
+                f"--set {name}: this model's sampler has " + (f"the options {', '.join(own)}" if own else "no options")
+            )
+    return options
+
+
+def _save_image(image: Tensor, path: Path) -> None:
+    pixels = to_uint8(image[None])[0]  # (H, W, C)
+    with replacing(path) as temporary:
+        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(temporary, format="PNG")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the folder '{folder}' cannot be made: {error.strerror or error}; choose another --out"
+        ) from None

@@ -1,0 +1,238 @@
+"""A model on the bench: the samples, held-out images and features that several metrics share, each made once and only if asked for."""
+
+from __future__ import annotations
+
+import inspect
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from limner import capabilities
+from limner.errors import UserError
+from limner.metrics.classifier import Classifier, classifier_of, reserved
+from limner.metrics.features import Extractor, Pixels, describe, to_bytes
+from limner.noise import mix, seeds
+from limner.version import __version__
+
+if TYPE_CHECKING:
+    from limner.data import Dataset
+
+CHUNK = 256
+"""Images taken through a model at once where memory, not speed, is what matters."""
+
+
+class Bench:
+    """One model, the data it is measured on, and how many images.
+
+    Args:
+        model: in evaluation mode.
+        train, test: the two splits of its data.
+        n: images to draw and to compare with. Fewer where the data hold out fewer.
+        batch: images drawn at once.
+        seed: of the samples and of the choice of held-out images.
+        options: extra keywords by verb, for models that take them: {"score": {"samples": 100}, "sample": {"steps": 50}}.
+        stats: the run's training log.
+        cache: limner's cache folder.
+        say: called with a line whenever something long begins.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        train: Dataset,
+        test: Dataset,
+        *,
+        n: int = 1000,
+        batch: int = 64,
+        seed: int = 0,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        stats: Sequence[Mapping[str, Any]] = (),
+        cache: Path,
+        say: Callable[[str], None] = lambda line: None,
+    ):
+        self.model, self.train, self.test = model, train, test
+        self.n, self.batch, self.seed = min(n, len(test.images)), batch, seed
+        self.options = {verb: dict(values) for verb, values in (options or {}).items()}
+        self.stats, self.cache, self.say = list(stats), cache, say
+        self.device = next(model.parameters()).device
+        self._drawn: list[Tensor] = []  # batches of samples, float, in order
+        self._times: list[tuple[int, float]] = []  # images and seconds of each batch drawn
+        self._first_single: float | None = None
+        self._check_options()
+
+    def _check_options(self) -> None:
+        verbs = {"score": "bits_per_dim", "sample": "sample"}
+        for verb, values in self.options.items():
+            if verb not in verbs:
+                raise UserError(f"there are no options for '{verb}'; choose {' or '.join(verbs)}")
+            known = extra_keywords(getattr(self.model, verbs[verb], None))
+            for key in values:
+                if key not in known:
+                    has = f"it takes {', '.join(known)}" if known else "it takes none"
+                    raise UserError(f"--{verb}.{key}: this model's {verbs[verb]} has no such option; {has}")
+
+    def can(self, capability: str) -> bool:
+        """Whether the model has the capability of this name."""
+        return isinstance(self.model, capabilities.CAPABILITIES[capability])
+
+    def settings(self, verb: str, method: str) -> str:
+        """The extra keywords of a method with the values that will be used, as "samples=100", for the note beside a figure."""
+        values = {**extra_keywords(getattr(self.model, method)), **self.options.get(verb, {})}
+        return ", ".join(f"{key}={value}" for key, value in values.items() if value is not None)
+
+    # ---- data
+
+    @property
+    def data_id(self) -> str:
+        """The data in a protocol: the held-out split's fingerprint and its shape."""
+        height, width, channels = self.test.images.shape[1:]
+        return f"data {self.test.fingerprint[:12]} {height}x{width}x{channels}"
+
+    @property
+    def version(self) -> str:
+        """limner's version in a protocol."""
+        return f"limner {__version__}"
+
+    @cached_property
+    def held_out_indices(self) -> Tensor:
+        """Which n held-out images are used: a seeded choice of which a smaller n takes the first."""
+        return torch.randperm(len(self.test.images), generator=torch.Generator().manual_seed(self.seed))
+
+    def held_out(self, n: int | None = None) -> dict[str, Tensor]:
+        """The first n held-out images as a batch: "image" (n, C, H, W) in [-1, 1] and, where there are labels, "label"."""
+        return dict(self.test.batch(self.held_out_indices[: self.n if n is None else n], "cpu"))
+
+    @cached_property
+    def held_out_bytes(self) -> Tensor:
+        """(n, H, W, C) uint8."""
+        return torch.from_numpy(self.test.images[self.held_out_indices[: self.n].numpy()])
+
+    @cached_property
+    def training_bytes(self) -> Tensor:
+        """(M, H, W, C) uint8, all training images."""
+        return torch.from_numpy(np.ascontiguousarray(self.train.images))
+
+    @cached_property
+    def reserved_bytes(self) -> Tensor:
+        """Up to n training images that no extractor was trained on, for the floor."""
+        indices = reserved(len(self.train.images))
+        order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(self.seed))
+        return torch.from_numpy(self.train.images[indices[order[: self.n]].numpy()])
+
+    # ---- samples
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the model draws images of a class asked for."""
+        return "label" in getattr(self.model, "inputs", ())
+
+    @cached_property
+    def asked(self) -> Tensor | None:
+        """(n,) the classes asked for: those of the held-out images compared with; None of an unconditional model."""
+        return self.test.batch(self.held_out_indices[: self.n], "cpu")["label"] if self.conditional else None
+
+    def draw(self, n: int) -> Tensor:
+        """The first n samples (n, C, H, W) in [-1, 1] of the seed; those drawn before are not drawn again."""
+        every = seeds(self.seed, max(n, self.n))
+        have = sum(len(part) for part in self._drawn)
+        while have < n:
+            part = slice(have, min(have + self.batch, max(n, self.n)))
+            self._draw_batch(every[part], part)
+            have = part.stop
+        return torch.cat(self._drawn)[:n] if self._drawn else torch.empty(0, *self.test.images.shape[1:])
+
+    def _draw_batch(self, part_seeds: list[int], part: slice) -> None:
+        label = {} if self.asked is None else {"label": self.asked[part].to(self.device)}
+        start = self._clock()
+        image = self.model.sample(len(part_seeds), generator=part_seeds, **label, **self.options.get("sample", {}))
+        seconds = self._clock() - start
+        if not torch.isfinite(image).all():
+            raise UserError("the model drew images that are not finite numbers: its training has diverged")
+        self._times.append((len(part_seeds), seconds))
+        self._drawn.append(image.detach().float().cpu().clamp(-1, 1))
+
+    def _clock(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    @cached_property
+    def samples_bytes(self) -> Tensor:
+        """(n, H, W, C) uint8."""
+        self.say(f"drawing {self.n} samples")
+        return to_bytes(self.draw(self.n), self.test.levels)
+
+    def seconds_per_image(self, batch: int) -> tuple[float, float]:
+        """Median seconds per image drawn `batch` at a time, and half the range between the quickest and slowest repeat.
+
+        Batches drawn for other metrics count as repeats; at least three are made unless one takes over five seconds.
+        """
+        full = [seconds / count for count, seconds in self._times if count == batch]
+        full = full[1:] if len(full) > 3 else full  # the first also pays for warming up
+        label = {} if not self.conditional else {"label": 0}
+        if not full:
+            self.model.sample(1, generator=0, **label, **self.options.get("sample", {}))  # warm-up
+        while len(full) < 3 and not (full and full[-1] * batch > 5):
+            start = self._clock()
+            self.model.sample(batch, generator=mix(self.seed, len(full)), **label, **self.options.get("sample", {}))
+            full.append((self._clock() - start) / batch)
+        return statistics.median(full), (max(full) - min(full)) / 2
+
+    def fit(self, budget: float) -> int:
+        """Shrink n, by halves down to 32, until drawing n samples is expected to take at most `budget` seconds."""
+        if self.can("sample") and self.n > 32:
+            self.draw(min(self.batch, self.n))
+            per_image = min(seconds / count for count, seconds in self._times)
+            while self.n > 32 and self.n * per_image > budget:
+                self.n = max(32, self.n // 2)
+            self._forget()
+        return self.n
+
+    def limit(self, n: int) -> None:
+        """Set n to `n` where that is less."""
+        if n < self.n:
+            self.n = n
+            self._forget()
+
+    def _forget(self) -> None:
+        for name in ("held_out_bytes", "reserved_bytes", "asked", "samples_bytes"):
+            self.__dict__.pop(name, None)
+
+    # ---- features
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the data have labels of at least two classes."""
+        return self.train.labels is not None and self.test.labels is not None and len(self.train.class_names or ()) > 1
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The classifier of this data; trained at the first use on this machine."""
+        self.say("the classifier of this data (trained once, then kept)")
+        return classifier_of(self.train, self.test, self.cache)
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        """What distances between sets are measured in: the classifier where the data have labels, else the pixels."""
+        return self.classifier if self.labelled else Pixels()
+
+    @property
+    def extractor_id(self) -> str:
+        """The extractor in a protocol."""
+        return describe(self.extractor)
+
+
+def extra_keywords(method: Any) -> dict[str, Any]:
+    """The keywords, with their defaults, that a model's method takes beyond those of the capability protocols."""
+    if method is None:
+        return {}
+    known = {"self", "n", "image", "x", "label", "text", "generator"}
+    parameters = inspect.signature(method).parameters.values()
+    return {p.name: p.default for p in parameters if p.name not in known and p.default is not p.empty}

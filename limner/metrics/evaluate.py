@@ -1,0 +1,156 @@
+"""Measuring one trained model: `limner evaluate`, and a column of `limner compare`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from limner.errors import UserError
+from limner.metrics import figure
+from limner.metrics.bench import Bench
+from limner.metrics.classifier import weights_hash
+from limner.metrics.figure import Evaluation
+from limner.metrics.registry import METRICS
+
+
+def evaluate(
+    run: Any,
+    *,
+    data: Any = None,
+    n: int = 1000,
+    batch: int = 64,
+    seed: int = 0,
+    metrics: Iterable[str] | None = None,
+    budget: float | None = None,
+    device: str = "cpu",
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    again: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Evaluation:
+    """Measure a run (or a model) on its held-out images, by everything that it can do.
+
+    What an `evaluation.json` in the run folder already holds is kept where weights and protocol are the same.
+
+    Args:
+        run: a run folder (path or `RunFolder`), or a model; a model needs `data`.
+        data: a `DataConfig` to measure on, or a pair (train, test) of data sets. Default: the run's own.
+        n: samples to draw and held-out images to compare them with; fewer where the data hold out fewer.
+        batch: images drawn at once.
+        seed: of the samples and of the choice of held-out images.
+        metrics: names out of `limner.metrics.registry.METRICS`; default all.
+        budget: seconds that drawing samples may take; n is halved until it fits (not below 32).
+        device: where to compute.
+        options: extra keywords for models that take them, as {"score": {"samples": 100}}.
+        again: measure everything anew.
+        say: called with a line whenever something long begins.
+
+    Raises:
+        UserError: nothing to measure there, an unknown metric or option, or data that do not fit the model.
+    """
+    bench, folder, name, weights = open_bench(
+        run, data=data, n=n, batch=batch, seed=seed, device=device, options=options, say=say
+    )
+    if budget is not None:
+        bench.fit(budget)
+    return measure(bench, name, weights, folder=folder, metrics=metrics, again=again)
+
+
+def open_bench(
+    run: Any, *, data: Any = None, device: str = "cpu", **arguments: Any
+) -> tuple[Bench, Path | None, str, str]:
+    """Load a run (or take a model) with its data: the bench, the run's folder, the model's name and its weights' hash."""
+    if isinstance(run, str | Path):
+        from limner.training.folder import RunFolder
+
+        run = RunFolder(run)
+    if hasattr(run, "stats") and hasattr(run, "data_config"):
+        folder, name, stats = Path(run.path), run.name, run.stats()
+        model = run.model(device)
+        weights = file_hash(folder / "model.safetensors")
+        data = run.data_config if data is None else data
+    else:
+        if data is None:
+            raise UserError("to measure a model that is not in a run folder, say on which data")
+        folder, name, stats, model = None, type(run).__name__.lower(), [], run.to(device).eval()
+        weights = weights_hash(model)
+    train, test = data if isinstance(data, tuple) else _open(data)
+    shape = tuple(test.images.shape[1:])
+    wanted = getattr(model, "image_shape", None)
+    if wanted is not None and (wanted[1], wanted[2], wanted[0]) != shape:
+        raise UserError(
+            f"the model draws images of {wanted[0]} x {wanted[1]} x {wanted[2]} (C, H, W), the data are {shape} (H, W, C)"
+        )
+    bench = Bench(model, train, test, stats=stats, cache=cache_folder(), **arguments)
+    return bench, folder, name, weights
+
+
+def measure(
+    bench: Bench,
+    name: str,
+    weights: str,
+    *,
+    folder: Path | None = None,
+    metrics: Iterable[str] | None = None,
+    again: bool = False,
+) -> Evaluation:
+    """Measure what applies to the model on the bench, keep it in the run folder, and return it."""
+    wanted = list(METRICS if metrics is None else metrics)
+    for unknown in [m for m in wanted if m not in METRICS]:
+        raise UserError(f"--metrics {unknown}: there is no such metric; choose from {', '.join(METRICS)}")
+    kept = figure.read(folder) if folder is not None and not again else None
+    known = kept.figures if kept is not None and kept.weights == weights else {}
+    figures, skipped = {}, {}
+    for metric in (METRICS[m] for m in METRICS if m in wanted):
+        why = metric.lacks(bench)
+        if why:
+            skipped[metric.name] = why
+            continue
+        old = known.get(metric.name)
+        fresh = old is not None and old.protocol == metric.protocol(bench) and old.protocol and not bench.options
+        figures[metric.name] = old if fresh else metric.figure(bench)
+    result = Evaluation(name, weights, data_facts(bench), figures, skipped)
+    if folder is not None:
+        # Metrics not asked for this time stay in the file, as long as the weights are the same.
+        others = {key: value for key, value in known.items() if key not in figures and key not in skipped}
+        Evaluation(name, weights, result.data, {**others, **figures}, skipped).save(folder)
+    return result
+
+
+def data_facts(bench: Bench) -> dict[str, Any]:
+    """What an evaluation says of its data."""
+    height, width, channels = bench.test.images.shape[1:]
+    return {
+        "name": getattr(bench.test, "name", "") or "data",
+        "fingerprint": bench.test.fingerprint,
+        "height": int(height),
+        "width": int(width),
+        "channels": int(channels),
+        "levels": int(bench.test.levels),
+        "train": len(bench.train.images),
+        "held_out": len(bench.test.images),
+        "compared": bench.n,
+    }
+
+
+def file_hash(path: Path) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()[:12]
+
+
+def cache_folder() -> Path:
+    """limner's cache: the folder that LIMNER_CACHE names, else `limner` in the user's cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("LIMNER_CACHE") or Path(home) / "limner")
+
+
+def _open(config: Any) -> tuple[Any, Any]:
+    from limner.data import open_data
+
+    return open_data(config, split="train"), open_data(config, split="test")

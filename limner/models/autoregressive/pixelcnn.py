@@ -1,0 +1,299 @@
+"""Gated PixelCNN: an image is drawn pixel by pixel, each from its exact distribution given all the pixels before it.
+
+The chain rule in raster order, colours in the order R, G, B (lecture 001):
+
+    p(x) = prod_i p(x_i | x_1 .. x_{i-1})
+
+and one convolutional network computes all the factors at once, because its features of pixel i see only earlier pixels. Each
+layer is gated and may depend on a class c (equations 2 and 4):
+
+    y = tanh(W_f * x + V_f c) . sigmoid(W_g * x + V_g c)
+
+in two stacks, of the rows above and of the own row, so that no earlier pixel is out of sight (`limner.nn.masked`).
+
+Source: van den Oord, Kalchbrenner, Vinyals, Espeholt, Graves & Kavukcuoglu 2016, "Conditional Image Generation with
+PixelCNN Decoders"; the colour masks of van den Oord et al. 2016, "Pixel Recurrent Neural Networks", section 3.4.
+Deviations: `output = "logistic_mixture"` takes the output distribution of PixelCNN++ (Salimans et al. 2017), whose coupling of
+the means does R -> G -> B in place of masked features; `"categorical"` is the paper's softmax over the grey levels. The image
+has a further channel of ones, so that the edge of the image is not mistaken for mid-grey. The gate's sigmoid is sigmoid(2b).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from limner.config import Fraction, ImageConfig, NonNegative, Positive, PositiveFloat, config
+from limner.errors import UserError
+from limner.losses.logistic import (
+    discretized_logistic_mixture_log_prob,
+    invert_categorical,
+    levels_of,
+    mixture_channels,
+    sample_discretized_logistic_mixture,
+    values_of,
+)
+from limner.model import Batch, Clock, Model, Preset, Update
+from limner.nn.masked import GatedCache, GatedLayer, MaskedConv2d, channel_groups, channel_mask
+from limner.noise import SampleNoise, Seed
+
+
+@config
+class Config(ImageConfig):
+    """Gated PixelCNN."""
+
+    levels: Positive = 256
+    """Grey levels of a channel; filled from the data."""
+    classes: NonNegative = 0
+    """Classes to condition on; 0 for an unconditional model."""
+    output: Literal["logistic_mixture", "categorical"] = "categorical"
+    """Distribution of a pixel: a mixture of discretised logistics (PixelCNN++), or a softmax over the grey levels."""
+    components: Positive = 10
+    """Components of the logistic mixture."""
+    width: Positive = 32
+    """Features of each of the two stacks."""
+    layers: Positive = 8
+    """Gated layers after the first."""
+    first_kernel: Positive = 7
+    """Width of the first layer's kernel, odd."""
+    kernel: Positive = 3
+    """Width of the other layers' kernels, odd."""
+    head: Positive = 64
+    """Features between the last gated layer and the output."""
+    dropout: Fraction = 0.0
+    """Dropout on the input of each gated layer after the first."""
+    lr: PositiveFloat = 2e-3
+    """Learning rate of Adam."""
+
+
+class PixelCNNNetwork(nn.Module):
+    """Images to the parameters of every pixel's distribution given the pixels before it."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        c = config
+        # With a softmax each colour has its own features; a mixture predicts the pixel as a whole, so there is one group.
+        self.groups = c.channels if c.output == "categorical" else 1
+        colours = channel_groups(c.channels, self.groups)
+        in_groups = torch.cat([colours, torch.tensor([self.groups])])  # the ones: of no use at the pixel itself
+        outputs = c.channels * c.levels if c.output == "categorical" else mixture_channels(c.channels, c.components)
+        self.first = GatedLayer(c.channels + 1, c.width, c.first_kernel, self.groups, c.classes, in_groups)
+        self.layers = nn.ModuleList(
+            GatedLayer(c.width, c.width, c.kernel, self.groups, c.classes) for _ in range(c.layers)
+        )
+        self.dropout = nn.Dropout(c.dropout)
+        groups = [channel_groups(n, self.groups) for n in (c.width, c.head, outputs)]
+        masks = [channel_mask(groups[i + 1], groups[i], "B")[:, :, None, None] for i in range(2)]
+        self.hidden = MaskedConv2d(c.width, c.head, (1, 1), masks[0])
+        self.output = MaskedConv2d(c.head, outputs, (1, 1), masks[1])
+        if c.output == "logistic_mixture":
+            self._spread_components(c)
+
+    @torch.no_grad()
+    def _spread_components(self, c: Config) -> None:
+        # Start with the components side by side over the grey scale, each about as wide as its share of it.
+        k = c.components
+        logits, means, log_scales = self.output.bias[: k * (1 + 2 * c.channels)].split(
+            [k, k * c.channels, k * c.channels]
+        )
+        logits.zero_()
+        means.copy_(torch.linspace(-1, 1, k + 2)[1:-1].repeat_interleave(c.channels))
+        log_scales.fill_(-math.log(k))
+
+    @staticmethod
+    def features(image: Tensor) -> Tensor:
+        """The image (B, C, ...) with a channel of ones."""
+        return torch.cat([image, torch.ones_like(image[:, :1])], dim=1)
+
+    def head(self, h: Tensor) -> Tensor:
+        return self.output(F.relu(self.hidden(F.relu(h))))
+
+    def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) in [-1, 1] to (B, P, H, W): logits (colour by colour), or parameters of the mixture."""
+        x = self.features(image).contiguous(memory_format=torch.channels_last)
+        v, h = self.first(x, x, label)
+        for layer in self.layers:
+            v, h = layer(self.dropout(v), self.dropout(h), label)
+        return self.head(h)
+
+
+class PixelCNN(Model):
+    """Gated PixelCNN. `sample` and `complete` draw pixels, `bits_per_dim` is exact."""
+
+    Config = Config
+    averaged = ("network",)
+    autocast = True
+    likelihood: ClassVar[Literal["exact"]] = "exact"
+
+    def __init__(self, config: Config | None = None):
+        super().__init__(config)
+        c = self.config
+        for field in ("kernel", "first_kernel"):
+            width = getattr(c, field)
+            if width % 2 == 0 or width < 3:
+                raise UserError(f"--{field.replace('_', '-')} {width}: a kernel's width must be odd and at least 3")
+        if c.levels < 2:
+            raise UserError("--levels must be at least 2")
+        if c.output == "categorical" and min(c.width, c.head) < c.channels:
+            raise UserError(f"--width and --head must be at least {c.channels}, a feature for each colour channel")
+        self.network = PixelCNNNetwork(c)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("image", "label") if self.config.classes else ("image",)
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        return {"pixelcnn": torch.optim.Adam(self.network.parameters(), lr=self.config.lr, fused=True)}
+
+    def train_step(self, batch: Batch, clock: Clock) -> Iterator[Update]:
+        image = batch["image"]
+        log_prob = self.log_prob(image, label=batch.get("label") if self.config.classes else None)
+        bits = -log_prob.mean() / (math.log(2) * image[0].numel())
+        yield Update("pixelcnn", bits, {"bits_per_dim": bits.detach()})
+
+    def log_prob(self, image: Tensor, *, label: Tensor | None = None) -> Tensor:
+        """(B,) exact log-likelihood in nats of images (B, C, H, W) on the grid of `config.levels` in [-1, 1].
+
+        Raises:
+            UserError: the model has classes and no label (B,) is given, or the other way round.
+        """
+        c = self.config
+        if c.classes and label is None:
+            raise UserError("this PixelCNN is class-conditional: an image has a likelihood only with its label")
+        params = self.network(image, self._labels(label, len(image))).float()
+        if c.output == "logistic_mixture":
+            return discretized_logistic_mixture_log_prob(image, params, c.levels).sum(dim=(1, 2))
+        # (B, C L, H, W) -> (B, H, W, C, L): the classes last, where log_softmax is fastest.
+        logits = params.permute(0, 2, 3, 1).unflatten(-1, (c.channels, c.levels))
+        target = levels_of(image, c.levels).long().permute(0, 2, 3, 1)
+        losses = F.cross_entropy(logits.flatten(0, 3), target.flatten(), reduction="none")
+        return -losses.unflatten(0, (len(image), -1)).sum(dim=1)
+
+    @torch.no_grad()
+    def bits_per_dim(self, image: Tensor, *, label: Tensor | None = None, generator: Seed = 0) -> Tensor:
+        """(B,) exact bits per dimension: -log2 p(image) / (C H W). Nothing is random: `generator` is not used."""
+        return -self.log_prob(image, label=label) / (math.log(2) * image[0].numel())
+
+    # ------------------------------------------------------------------------------------------------------ sampling
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        *,
+        label: Tensor | int | None = None,
+        generator: Seed = 0,
+        temperature: float = 1.0,
+        cached: bool = True,
+    ) -> Tensor:
+        """n images (n, C, H, W) on the grid of `config.levels` in [-1, 1].
+
+        Args:
+            label: an int for all, or (n,) int64; a class-conditional model without one draws a class for each image.
+            generator: see `limner.noise`.
+            temperature: below 1 for likelier, plainer images; 1 samples the model.
+            cached: keep the features of the pixels drawn so far. False runs the whole network for every pixel, many times
+                slower, to the same images: both compute in float64, where rounding does not change a grey level.
+
+        Raises:
+            UserError: a label out of range, or for a model without classes; a temperature that is not positive.
+        """
+        image = torch.zeros(n, *self.image_shape)
+        return self._draw(image, 0, label, generator, temperature, cached)
+
+    @torch.no_grad()
+    def complete(
+        self,
+        image: Tensor,
+        rows: int,
+        *,
+        label: Tensor | int | None = None,
+        generator: Seed = 0,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """Images (B, C, H, W) whose first `rows` rows are kept and whose rest is drawn given them; else as `sample`."""
+        return self._draw(image.clone(), rows, label, generator, temperature, cached=True)
+
+    def _draw(
+        self, image: Tensor, rows: int, label: Tensor | int | None, generator: Seed, temperature: float, cached: bool
+    ) -> Tensor:
+        if not temperature > 0:
+            raise UserError(f"the temperature must be positive, not {temperature}")
+        c, n, device = self.config, len(image), self.device
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+        noise = SampleNoise(n, generator, device)
+        uniforms = noise.uniform(c.size, c.size, c.channels + 1)  # all drawn first: a pixel's noise is its own
+        if c.classes and label is None:
+            label = noise.integers(c.classes)
+        labels = self._labels(label, n)
+        network = copy.deepcopy(self.network).to(dtype).eval()
+        image = image.to(device, dtype)
+        image[:, :, rows:] = 0
+        walk = self._cached_params if cached else self._naive_params
+        for i, j, colour, params in walk(network, image, rows, labels):
+            u = uniforms[:, i, j]  # (n, C + 1)
+            if c.output == "logistic_mixture":
+                image[:, :, i, j] = sample_discretized_logistic_mixture(
+                    params, u[:, 0], u[:, 1:], c.levels, temperature
+                )
+            else:
+                logits = params.unflatten(1, (c.channels, c.levels))[:, colour] / temperature
+                image[:, colour, i, j] = values_of(invert_categorical(logits, u[:, colour]).to(dtype), c.levels)
+        return image.float()
+
+    # A pixel's distribution is asked for once for each group of colours, each time given the colours drawn before.
+
+    @staticmethod
+    def _naive_params(
+        network: PixelCNNNetwork, image: Tensor, rows: int, label: Tensor | None
+    ) -> Iterator[tuple[int, int, int, Tensor]]:
+        """(i, j, colour, params (n, P)) in order, for pixels below the first `rows` rows, while `image` is filled in."""
+        for i in range(rows, image.shape[2]):
+            for j in range(image.shape[3]):
+                for colour in range(network.groups):
+                    yield i, j, colour, network(image, label)[:, :, i, j]
+
+    @staticmethod
+    def _cached_params(
+        network: PixelCNNNetwork, image: Tensor, rows: int, label: Tensor | None
+    ) -> Iterator[tuple[int, int, int, Tensor]]:
+        """What `_naive_params` gives, each feature computed once."""
+        n, _, height, width = image.shape
+        layers = [GatedCache(layer, n, width, label) for layer in (network.first, *network.layers)]
+        hidden, output = (m.masked_weight[:, :, 0, 0].T.contiguous() for m in (network.hidden, network.output))
+        above = torch.zeros_like(network.features(image[:, :, 0]))  # the row above the first is padding
+        for i in range(height):
+            v = above
+            for layer in layers:
+                v = layer.row(v)
+            for j in range(width if i >= rows else 0):
+                for colour in range(network.groups):
+                    h = network.features(image[:, :, i, j])
+                    for layer in layers:
+                        h = layer.pixel(j, h)
+                    h = F.relu(torch.addmm(network.hidden.bias, F.relu(h), hidden))
+                    yield i, j, colour, torch.addmm(network.output.bias, h, output)
+                layers[0].put(j, network.features(image[:, :, i, j]))
+            above = network.features(image[:, :, i])
+
+    def _labels(self, label: Tensor | int | None, n: int) -> Tensor | None:
+        classes = self.config.classes
+        if label is None:
+            return None
+        if not classes:
+            raise UserError("this PixelCNN was trained without classes: leave the label out, or train one with classes")
+        labels = torch.as_tensor(label, device=self.device).expand(n).long()
+        if n and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise UserError(f"labels must be between 0 and {classes - 1}: the model has {classes} classes")
+        return labels
+
+
+PRESETS: Mapping[str, Preset] = {}
+PixelCNN.PRESETS = PRESETS

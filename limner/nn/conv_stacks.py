@@ -1,0 +1,89 @@
+"""Convolutional encoder and decoder between an image and one vector, shared by the autoencoders.
+
+The sides of the feature maps (`pyramid`) are shared with the DCGAN networks too.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limner.errors import UserError
+
+SMALLEST, LARGEST = 4, 7
+MAX_CHANNELS = 1024
+
+
+def pyramid(size: int) -> list[int]:
+    """Sides of the feature maps from the image to the smallest, each half of the one before: 28 -> [28, 14, 7].
+
+    Halves while it can until the side is between 4 and 7, and at least twice (8 -> [8, 4, 2]).
+
+    Raises:
+        UserError: the size cannot be halved that far; the nearest sizes that can are named.
+    """
+    sides = _halvings(size)
+    if len(sides) < 2 or sides[-1] > LARGEST:
+        works = [s for s in range(4, 4 * size + 16) if len(_halvings(s)) >= 2 and _halvings(s)[-1] <= LARGEST]
+        below, above = [s for s in works if s < size][-1:], [s for s in works if s > size][:1]
+        near = " or ".join(str(s) for s in below + above)
+        raise UserError(f"images of {size} x {size} pixels cannot be halved down to {SMALLEST}-{LARGEST}: use size {near}")
+    return sides
+
+
+def _halvings(size: int) -> list[int]:
+    sides = [size]
+    while sides[-1] % 2 == 0 and sides[-1] > SMALLEST - 2 and (sides[-1] > LARGEST or len(sides) < 3):
+        sides.append(sides[-1] // 2)
+    return sides
+
+
+def level_channels(sides: list[int], width: int) -> list[int]:
+    """Channels of the feature map of each side below the image: `width`, doubled at each halving, at most 1024."""
+    return [min(width * 2**i, max(width, MAX_CHANNELS)) for i in range(len(sides) - 1)]
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(act(conv(act(x)))), the second convolution zero at first so that training starts from the identity."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same."""
+        return x + self.second(F.silu(self.first(F.silu(x))))
+
+
+class ConvEncoder(nn.Sequential):
+    """(B, channels, size, size) -> (B, outputs). Strided convolutions, `blocks` residual blocks at each side, two linear layers."""
+
+    def __init__(self, channels: int, size: int, width: int, outputs: int, *, blocks: int = 1, hidden: int = 256):
+        sides = pyramid(size)
+        widths = level_channels(sides, width)
+        layers: list[nn.Module] = []
+        for before, after in zip([channels, *widths], widths):
+            layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), *(ResidualBlock(after) for _ in range(blocks))]
+            layers += [nn.SiLU()]
+        layers += [nn.Flatten(), nn.Linear(widths[-1] * sides[-1] ** 2, hidden), nn.SiLU(), nn.Linear(hidden, outputs)]
+        super().__init__(*layers)
+
+
+class ConvDecoder(nn.Sequential):
+    """(B, inputs) -> (B, channels, size, size): the encoder upside down, with a 3x3 convolution on the full-size map at the end."""
+
+    def __init__(self, inputs: int, channels: int, size: int, width: int, *, blocks: int = 1, hidden: int = 256):
+        sides = pyramid(size)
+        widths = level_channels(sides, width)
+        bottom = (widths[-1], sides[-1], sides[-1])
+        layers: list[nn.Module] = [nn.Linear(inputs, hidden), nn.SiLU()]
+        layers += [nn.Linear(hidden, widths[-1] * sides[-1] ** 2), nn.Unflatten(1, bottom)]
+        downwards = widths[::-1]
+        for before, after in zip(downwards, [*downwards[1:], width]):
+            layers += [*(ResidualBlock(before) for _ in range(blocks)), nn.SiLU()]
+            layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
+        layers += [nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1)]
+        super().__init__(*layers)

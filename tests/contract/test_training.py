@@ -1,0 +1,77 @@
+"""Every model of the catalogue trains: gradients reach every parameter, one batch is learnt by heart, micro-batches add up."""
+
+import pytest
+import torch
+from contract.conftest import can, digits, trainer
+
+WITHOUT_BATCH_STATISTICS_OR_NOISE = ["ae", "pixelcnn"]
+
+
+def test_every_trainable_parameter_gets_a_gradient(name):
+    t = trainer(name, batch=16)
+    largest = dict.fromkeys((n for n, p in t.model.named_parameters() if p.requires_grad), 0.0)
+    # Several steps: what stands behind a layer that starts at zero gets its first gradient in the second.
+    for _ in range(4):
+        batch = t.batch()
+        for updates in t.updates(batch):
+            for n, p in t.model.named_parameters():
+                if p.grad is not None:
+                    assert torch.isfinite(p.grad).all(), n
+                    largest[n] = max(largest[n], float(p.grad.abs().max()))
+            t.apply(updates)
+        t.clock.step += 1
+        t.clock.images += 16
+    assert [n for n, g in largest.items() if g == 0] == []
+
+
+def mean_error(model, images) -> tuple[str, float, float]:
+    """What a model that has learnt `images` by heart must reach: (what, error, stated bound). Asks for capabilities only."""
+    levels = getattr(model.config, "levels", 256)
+    variance = float(images.var())
+    if can(model, "score"):
+        bits = torch.tensor(levels).log2()
+        return "bits/dim as a share of the uniform code", float(model.bits_per_dim(images).mean() / bits), 0.55
+    if can(model, "reconstruct"):
+        return "reconstruction error over variance", float((model.reconstruct(images) - images).square().mean()) / variance, 0.05
+    samples = model.sample(32, generator=0)
+    distance = torch.cdist(samples.flatten(1), images.flatten(1)).min(1).values.square() / images[0].numel()
+    return "distance of samples to the nearest image over variance", float(distance.mean()) / variance, 0.5
+
+
+def test_learns_one_batch_by_heart(name):
+    few = digits().subset(range(8))
+    steps = 400
+    t = trainer(name, few, batch=8, images=8 * steps, warmup=0, schedule="cosine", ema_halflife=80)
+    with t.sampling() as model, torch.no_grad():
+        images = few.batch(range(8))["image"]
+        what, before, bound = mean_error(model, images)
+    for _ in range(steps):
+        t.step()
+    with t.sampling() as model, torch.no_grad():
+        _, after, _ = mean_error(model, images)
+    assert after < bound < before, f"{what}: {before:.3f} before, {after:.3f} after {steps} steps"
+
+
+@pytest.mark.parametrize("name", WITHOUT_BATCH_STATISTICS_OR_NOISE)
+def test_micro_batches_add_up_to_the_batch(name):
+    whole, parts = (trainer(name, batch=16, micro_batches=m, precision="float32") for m in (1, 4))
+    for t in (whole, parts):
+        for _ in range(3):
+            t.step()
+    for (n, a), b in zip(whole.model.named_parameters(), parts.model.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5), n
+
+
+def test_a_moving_average_is_what_is_saved(name):
+    t = trainer(name, batch=16)
+    if not t.model.averaged:
+        pytest.skip("keeps no average")
+    for _ in range(3):
+        t.step()
+    raw = {n: p.detach().clone() for n, p in t.model.named_parameters()}
+    with t.sampling() as model:
+        inside = {n: p.detach().clone() for n, p in model.named_parameters()}
+    moved = [n for n in raw if not torch.equal(raw[n], inside[n])]
+    assert moved
+    assert all(n.startswith(tuple(t.model.averaged)) for n in moved)
+    assert all(torch.equal(raw[n], p) for n, p in t.model.named_parameters()), "the weights in training were not put back"
