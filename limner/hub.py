@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub import logging as hub_logging
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 
@@ -102,7 +103,10 @@ def load(
     name = document.get("model")
     if not isinstance(name, str) or not isinstance(document.get("config"), dict):
         raise UserError(f"'{config_file}' does not name a model and its config: it was not written by limner")
-    cls = models.model_class(name)
+    try:
+        cls = models.model_class(name)
+    except UserError as error:
+        raise UserError(f"'{config_file}': {error}") from None
     if expect is not None and not issubclass(cls, expect):
         raise UserError(f"'{source}' holds a '{name}', not a {expect.__name__}")
     model = cls(from_mapping(cls.Config, document["config"], where=str(config_file)))
@@ -153,10 +157,18 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _download(repository: str, options: dict[str, Any]) -> tuple[Path, Path]:
+    user, slash, _ = repository.partition("/")
+    if not slash or Path(user).exists():
+        # A mistyped path of a run must not make anybody wait for the network.
+        raise UserError(f"there is no folder '{repository}' (and it is not a hub id of the form user/name)")
+    told = hub_logging.get_verbosity()
+    hub_logging.set_verbosity_error()  # its retries would be told one by one
     try:
         return tuple(Path(hf_hub_download(repository, file, **options)) for file in (CONFIG, WEIGHTS))  # type: ignore[return-value]
     except HFValidationError:
-        raise UserError(f"'{repository}' is neither a folder here nor a hub id of the form user/name") from None
+        raise UserError(f"there is no folder '{repository}' (and it is not a hub id of the form user/name)") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"'{repository}' is no folder here, and the hub did not give it: {reason}") from None
+    finally:
+        hub_logging.set_verbosity(told)

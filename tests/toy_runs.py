@@ -155,7 +155,7 @@ class Memoriser(Toy):
         u = SampleNoise(n, generator).uniform()
         wanted = torch.as_tensor(0 if label is None else label).expand(n)
         rows = [(self.labels == w).nonzero().flatten() for w in wanted]
-        return torch.stack([self.images[r[int(v * len(r))]] for r, v in zip(rows, u)])
+        return torch.stack([self.images[r[int(v * len(r))]] for r, v in zip(rows, u, strict=False)])
 
 
 class Collapsed(Gaussian):

@@ -30,7 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
         # torch has a class for GPUs only (OutOfMemoryError); on a CPU it is a RuntimeError with this text.
         if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
             raise
-        return _fail("out of memory; try a smaller --batch, or --micro-batches 2 to keep the batch and halve the memory")
+        return _fail(
+            "out of memory; try a smaller --batch, or --micro-batches 2 to keep the batch and halve the memory"
+        )
     return 0
 
 

@@ -26,7 +26,9 @@ def run(arguments: list[str]) -> None:
     """Parse the flags of `limner train` and carry them out."""
     if not arguments or arguments[0].startswith("-"):
         if arguments[:1] not in (["-h"], ["--help"]):
-            raise UserError("limner train needs the model's name first: limner train NAME --data X; `limner models` lists the names")
+            raise UserError(
+                "limner train needs the model's name first: limner train NAME --data X; `limner models` lists the names"
+            )
         tyro.cli(train, prog="limner train", args=["--help"])
 
     from limner.training.run import start

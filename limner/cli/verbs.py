@@ -20,27 +20,70 @@ Count = Annotated[int, arg(aliases=["-n"])]
 
 def models() -> None:
     """List the catalogue: every model with its family, paper, lecture and what it can do."""
-    from rich.table import Table
-
     from limner import capabilities, models
 
-    table = Table("name", "family", "model", "paper", "lecture", "can", box=None, header_style="bold", pad_edge=False)
-    for name, entry in models.catalogue().items():
-        can = ", ".join(capabilities.of(models.model_class(name)))
-        table.add_row(f"[bold]{name}[/bold]", entry.family, entry.title, entry.paper, entry.lecture, can)
-    _console().print(table)
+    table = models.catalogue()
+    width = max(map(len, table)) + 2
+    for family in sorted({entry.family for entry in table.values()}, key=_family_order):
+        print(f"{family}")
+        for name, entry in table.items():
+            if entry.family != family:
+                continue
+            print(f"  {name:<{width}}{entry.title}")
+            lecture = f"  [lecture {entry.lecture}]" if entry.lecture else ""
+            print(f"  {'':<{width}}{entry.paper}{lecture}")
+            print(f"  {'':<{width}}can: {', '.join(capabilities.of(models.model_class(name)))}")
 
 
-def data(action: Positional[Literal["check"]], source: Positional[str], /, *, contact_sheet: str | None = None) -> None:
-    """Look at data. `limner data check X` reads everything once and names each file that training would leave out, and why.
+def data(
+    action: Positional[Literal["check"]],
+    source: Positional[str],
+    /,
+    *,
+    size: int | None = None,
+    channels: Literal[1, 3] | None = None,
+    crop: Literal["center", "pad", "stretch", "none"] = "center",
+    background: str = "white",
+    max_pixels: int = 64_000_000,
+    contact_sheet: str | None = None,
+) -> None:
+    """Look at data: `limner data check X` reads everything once and names each file that training would leave out, and why.
 
     Args:
         action: what to do.
         source: a folder, a zip, an IDX file or the name of a data set.
-        contact_sheet: where to write a picture of the first images.
+        size: height and width that the images are brought to.
+        channels: 1 grey, 3 colour; by default what the images are.
+        crop: how an image becomes square.
+        background: colour behind transparent pixels.
+        max_pixels: larger images are refused unread.
+        contact_sheet: where to write a picture of the first images; SOURCE-contact-sheet.png beside you by default.
     """
-    from limner.data.check import check, contact_sheet as draw, render
+    from limner.config import from_mapping
+    from limner.data import open_data
+    from limner.data.check import check, lines
+    from limner.data.check import contact_sheet as draw
     from limner.data.settings import DataConfig
+    from limner.files import replacing
+
+    given = {
+        "data": source,
+        "size": size,
+        "channels": channels,
+        "crop": crop,
+        "background": background,
+        "max_pixels": max_pixels,
+    }
+    config = from_mapping(DataConfig, given, where="data check")
+    report = check(config)
+    for line in lines(report):
+        print(line)
+    if not any(report.usable.values()):
+        raise UserError(f"'{source}' holds no image that can be used")
+    path = Path(contact_sheet) if contact_sheet else Path(f"{Path(source).stem}-contact-sheet.png")
+    with replacing(path) as temporary:
+        draw(open_data(config)).save(temporary, format="PNG")
+    print(f"contact sheet: {path}")
 
 
 def resume(run: Positional[str], /, *, images: int | None = None, device: str | None = None) -> None:
@@ -88,7 +131,9 @@ def sample(
     print(f"{len(numbers)} images and {grid}")
 
 
-def reconstruct(run: Positional[str], /, *, data: str | None = None, n: Count = 16, out: str | None = None, device: str = "auto") -> None:
+def reconstruct(
+    run: Positional[str], /, *, data: str | None = None, n: Count = 16, out: str | None = None, device: str = "auto"
+) -> None:
     """Show images beside what the model makes of them.
 
     Args:
@@ -104,7 +149,14 @@ def reconstruct(run: Positional[str], /, *, data: str | None = None, n: Count = 
 
 
 def interpolate(
-    run: Positional[str], /, *, rows: int = 8, steps: int = 9, seed: int = 0, out: str | None = None, device: str = "auto"
+    run: Positional[str],
+    /,
+    *,
+    rows: int = 8,
+    steps: int = 9,
+    seed: int = 0,
+    out: str | None = None,
+    device: str = "auto",
 ) -> None:
     """Walk through the latent space: between pairs of held-out images, or of latents where the model cannot encode.
 
@@ -120,6 +172,111 @@ def interpolate(
 
     print(interpolations(run, rows=rows, steps=steps, seed=seed, out=out, device=device))
 
+
+def evaluate(
+    run: Positional[str],
+    /,
+    *,
+    n: Count = 1000,
+    metrics: tuple[str, ...] | None = None,
+    seed: int = 0,
+    batch: int = 64,
+    device: str = "auto",
+    again: bool = False,
+    json: bool = False,
+    score: tuple[str, ...] = (),
+    sample: tuple[str, ...] = (),
+) -> None:
+    """Measure a run on its held-out images, by everything that it can do.
+
+    Args:
+        run: the run folder.
+        n: samples to draw, and held-out images to use.
+        metrics: which figures; all by default.
+        seed: of the samples and the choice of held-out images.
+        batch: images drawn at once.
+        device: auto, cpu, cuda ...
+        again: measure anew what was measured before.
+        json: print JSON instead of a table.
+        score: options of the model's likelihood, such as samples=100 for an importance-weighted bound.
+        sample: options of the model's sampler, such as steps=50.
+    """
+    import sys
+
+    from limner.metrics.evaluate import evaluate
+    from limner.report.table import evaluation_table
+    from limner.training.device import pick
+
+    options = {key: _options(pairs) for key, pairs in (("score", score), ("sample", sample)) if pairs}
+    say = (lambda line: None) if json else (lambda line: print(line, file=sys.stderr, flush=True))
+    result = evaluate(
+        run,
+        n=n,
+        metrics=metrics,
+        seed=seed,
+        batch=batch,
+        device=str(pick(device)),
+        again=again,
+        options=options,
+        say=say,
+    )
+    if json:
+        print(result.to_json(), end="")
+    else:
+        _console().print(evaluation_table(result))
+
+
+def compare(
+    runs: Positional[tuple[str, ...]],
+    /,
+    *,
+    out: str = "report.html",
+    n: Count = 1000,
+    device: str = "auto",
+    format: Literal["html", "markdown", "json"] = "html",
+) -> None:
+    """Compare runs on one protocol: a page with samples, figures and the trade-offs in words, or a table.
+
+    Args:
+        runs: two or more run folders, of the same data.
+        out: the page.
+        n: samples to draw of each, and held-out images to use.
+        device: auto, cpu, cuda ...
+        format: html writes the page; markdown and json print the figures.
+    """
+    from limner.report.compare import compare
+
+    print(compare(list(runs), out=out, n=n, device=device, format=format))
+
+
+def demo(
+    *,
+    minutes: float = 8.0,
+    data: str = "fashion-mini",
+    size: int | None = 16,
+    out: str = "runs/demo",
+    seed: int = 0,
+    show: bool = True,
+) -> None:
+    """Train a model of each family on a small embedded data set, and open the comparison.
+
+    Args:
+        minutes: training time, split among the models.
+        data: other images than the embedded ones.
+        size: height and width of the images.
+        out: folder of the runs and the report.
+        seed: of everything.
+        show: open the report in a browser.
+    """
+    from limner.demo import demo
+
+    demo(minutes=minutes, data=data, size=size, out=out, seed=seed, show=show)
+
+
+def _family_order(family: str) -> tuple[int, str]:
+    from limner.models import FAMILIES
+
+    return (FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)), family
 
 
 def _load(run: str, device: str) -> Model:

@@ -12,11 +12,12 @@ import tempfile
 import threading
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from limner.data.dataset import Refused
-from limner.data.tree import Member, Tree, is_hidden
+from limner.data.tree import Member, Tree, is_hidden, printable
 from limner.errors import UserError
 
 UNPACKED_FLOOR = 1 << 28
@@ -70,10 +71,10 @@ def zip_tree(path: Path) -> Tree:
         if not reason and info.flag_bits & 1:
             reason = "encrypted"
         if reason:
-            refused.append(Refused(_printable(info.orig_filename), reason))
+            refused.append(Refused(printable(info.orig_filename), reason))
         elif not info.is_dir() and not is_hidden(name):
-            members[name] = Member(name, info.file_size, _ZipRead(archive, info))
-    return _tree(path, list(members.values()), refused)
+            members[name] = Member(printable(name), info.file_size, _ZipRead(archive, info))
+    return _tree(path, list(members.values()), refused, archive.close)
 
 
 class _ZipRead:
@@ -115,10 +116,10 @@ def tar_tree(path: Path) -> Tree:
         if not reason and name in members:
             reason = "a second member of this name"
         if reason:
-            refused.append(Refused(_printable(info.name), reason))
+            refused.append(Refused(printable(info.name), reason))
         elif info.isreg() and not is_hidden(name):
-            members[name] = Member(name, info.size, _TarRead(file, info, guard))
-    return _tree(path, list(members.values()), refused)
+            members[name] = Member(printable(name), info.size, _TarRead(file, info, guard))
+    return _tree(path, list(members.values()), refused, file.close)
 
 
 class _TarRead:
@@ -144,15 +145,15 @@ def _uncompressed(path: Path) -> IO[bytes]:
     magic = raw.read(6)
     raw.seek(0)
     if magic.startswith(b"\x1f\x8b"):
-        packed: IO[bytes] = gzip.open(raw)
+        packed: IO[bytes] = gzip.open(raw)  # noqa: SIM115
     elif magic.startswith(b"BZh"):
         import bz2
 
-        packed = bz2.open(raw)
+        packed = bz2.open(raw)  # noqa: SIM115
     elif magic.startswith(b"\xfd7zXZ"):
         import lzma
 
-        packed = lzma.open(raw)
+        packed = lzma.open(raw)  # noqa: SIM115
     else:
         return raw
     limit = max(UNPACKED_FLOOR, UNPACKED_RATIO * path.stat().st_size)
@@ -166,13 +167,15 @@ def _uncompressed(path: Path) -> IO[bytes]:
     return plain
 
 
-def _tree(path: Path, members: list[Member], refused: list[Refused]) -> Tree:
+def _tree(path: Path, members: list[Member], refused: list[Refused], close: Callable[[], None]) -> Tree:
     members.sort(key=lambda m: m.name)
     status = path.stat()
     stamp = hashlib.sha256(
         f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape")
     )
-    return Tree(path.stem.removesuffix(".tar"), members, stamp.hexdigest(), lambda _: _file_digest(path), refused)
+    return Tree(
+        path.stem.removesuffix(".tar"), members, stamp.hexdigest(), lambda _: _file_digest(path), refused, close
+    )
 
 
 def _file_digest(path: Path) -> str:
@@ -189,7 +192,3 @@ def _begins(path: Path, magics: tuple[bytes, ...]) -> bool:
             return file.read(4).startswith(magics)
     except OSError:
         return False
-
-
-def _printable(name: str) -> str:
-    return name.encode("unicode_escape").decode("ascii") if not name.isprintable() else name

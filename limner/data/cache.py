@@ -72,28 +72,41 @@ def stored(kind: str, key: str, build: Callable[[Path], None], load: Callable[[P
     folder = root() / kind / key
     try:
         with lock(folder):
-            if folder.exists():
-                try:
-                    return load(folder)
-                except (Damaged, OSError):
-                    shutil.rmtree(folder, ignore_errors=True)
-            part = folder.with_name(f".{key[:16]}-{uuid.uuid4().hex}.part")
-            try:
-                part.mkdir()
-                build(part)
-                with contextlib.suppress(FileExistsError, PermissionError):  # another process was first (no lock there)
-                    os.replace(part, folder)
-            except OSError as error:
-                raise UserError(f"{explain(error, folder)}; {VARIABLE} names another folder for the cache") from error
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
-            return load(folder)
+            found = _load(folder, load)
+            if found is None:
+                _fill(folder, build)
+                found = _load(folder, load)
     except UserError:
         if _writable(folder.parent):
             raise
-    with tempfile.TemporaryDirectory(prefix="limner-") as temporary:
-        build(Path(temporary))
-        return load(Path(temporary))
+        found = None
+    if found is None:
+        with tempfile.TemporaryDirectory(prefix="limner-") as temporary:
+            build(Path(temporary))
+            return load(Path(temporary))
+    return found
+
+
+def _load(folder: Path, load: Callable[[Path], T]) -> T | None:
+    """What is in the folder; None, and no folder, if that is nothing or damaged."""
+    try:
+        return load(folder) if folder.exists() else None
+    except (Damaged, OSError):
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def _fill(folder: Path, build: Callable[[Path], None]) -> None:
+    part = folder.with_name(f".{folder.name[:16]}-{uuid.uuid4().hex}.part")
+    try:
+        part.mkdir()
+        build(part)
+        with contextlib.suppress(FileExistsError, PermissionError):  # another process was first, where there is no lock
+            os.replace(part, folder)
+    except OSError as error:
+        raise UserError(f"{explain(error, folder)}; {VARIABLE} names another folder for the cache") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _writable(folder: Path) -> bool:

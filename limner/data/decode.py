@@ -7,8 +7,10 @@ are not applied); of an animation the first frame is used. A truncated file is r
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +24,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000
 """Raster formats alone: EPS would start Ghostscript, and formats without a magic number would take anything for an image."""
 
 EXTENSIONS = frozenset(
-    ".png .apng .jpg .jpeg .jpe .jfif .mpo .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .avif .avifs .jp2 .j2k .jpx".split()
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".avifs", ".jp2", ".j2k", ".jpx"}
 )
 
 POLICY = [
@@ -44,6 +47,11 @@ TURNS = {
 
 class Unusable(ValueError):
     """The file is refused; the message is the reason, for a person."""
+
+
+LARGE = 1 << 24
+"""Images of more pixels are decoded one at a time, to bound memory."""
+_one_at_a_time = threading.Lock()
 
 
 @dataclass
@@ -87,16 +95,22 @@ def decode(content: bytes, size: int, config: DataConfig) -> Decoded:
     """
     with _opened(content, config) as image:
         header = Header(image.size, image.mode, image.format or "")
-        try:
-            image.load()
-            plain = flatten(upright(image), config.background_rgb)
-        except Unusable:
-            raise
-        except MemoryError:
-            raise Unusable("needs more memory than there is") from None
-        except Exception as error:
-            # Pillow's readers meet damaged files with whatever their parsing ran into: OSError, SyntaxError, IndexError ...
-            raise Unusable(f"damaged or truncated ({_brief(error)})") from None
+        large = image.width * image.height > LARGE
+        with _one_at_a_time if large else contextlib.nullcontext():
+            return _decode(image, header, size, config)
+
+
+def _decode(image: Image.Image, header: Header, size: int, config: DataConfig) -> Decoded:
+    try:
+        image.load()
+        plain = flatten(upright(image), config.background_rgb)
+    except Unusable:
+        raise
+    except MemoryError:
+        raise Unusable("needs more memory than there is") from None
+    except Exception as error:
+        # Pillow's readers meet damaged files with whatever their parsing ran into: OSError, SyntaxError, IndexError ...
+        raise Unusable(f"damaged or truncated ({_brief(error)})") from None
     array = np.asarray(plain)
     colour = np.repeat(array[..., None], 3, axis=2) if array.ndim == 2 else array
     try:

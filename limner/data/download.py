@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import urllib.error
+import http.client
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def _fetch(publication: Publication, remote: Remote, folder: Path, progress: Pro
         try:
             _download(f"{address}/{remote.file}", folder / remote.file, remote.md5, progress)
             return
-        except (OSError, ValueError) as error:  # URLError, timeouts and HTTPException's subclasses of OSError
+        except (OSError, ValueError, http.client.HTTPException) as error:
             reasons.append(f"{address}: {getattr(error, 'reason', error)}")
     raise UserError(
         f"{publication.name} could not be downloaded ({'; '.join(reasons)}). {_alternatives(publication, folder)}"
@@ -77,7 +77,7 @@ def _download(url: str, path: Path, md5: str, progress: Progress | None) -> None
     with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, replacing(path) as temporary:
         total = int(answer.headers.get("Content-Length") or 0)
         with open(temporary, "wb") as file:
-            while chunk := answer.read(CHUNK):
+            for chunk in _pieces(answer):
                 digest.update(chunk)
                 file.write(chunk)
                 done += len(chunk)
@@ -85,6 +85,15 @@ def _download(url: str, path: Path, md5: str, progress: Progress | None) -> None
                     progress(done, total)
         if digest.hexdigest() != md5:
             raise ValueError(f"{path.name} arrived with MD5 {digest.hexdigest()}, {md5} is the published one")
+
+
+def _pieces(answer) -> Iterator[bytes]:
+    # A connection that breaks must not look like a file that cannot be written, which is an OSError too.
+    try:
+        while chunk := answer.read(CHUNK):
+            yield chunk
+    except (OSError, http.client.HTTPException) as error:
+        raise ValueError(f"the connection broke: {error}") from error
 
 
 def _alternatives(publication: Publication, folder: Path) -> str:

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import PIL
-from PIL import Image
+from PIL import Image, ImageFile
 
 from limner.data import archives, cache, sidecar
-from limner.data.dataset import Refused, pair
+from limner.data.dataset import Dataset, Refused, Split, pair
 from limner.data.decode import POLICY, Decoded, Header, Unusable, decode, read_header
 from limner.data.download import Progress
 from limner.data.layout import Item, arrange, is_image
@@ -44,19 +44,19 @@ def gather(path: Path, config: DataConfig, *, progress: Progress | None = None, 
     Raises:
         UserError: it cannot be read as a whole, or is no such thing.
     """
-    tree = open_tree(path)
-    listing = _list(tree)
-    key = json.dumps(
-        [VERSION, PIL.__version__, tree.name, _content(tree, listing, fresh), tree.refused]
-        + [config.size, config.channels, config.resize, config.crop, config.background_rgb]
-        + [config.max_pixels, config.test_fraction, config.data_seed]
-    )
-    return cache.stored(
-        "decoded",
-        hashlib.sha256(key.encode()).hexdigest(),
-        lambda folder: pack(folder, _build(tree, listing, config, folder, progress)),
-        unpack,
-    )
+    with contextlib.closing(open_tree(path)) as tree:
+        listing = _list(tree)
+        policy = (config.size, config.channels, config.resize, config.crop, config.background_rgb, config.max_pixels)
+        split = (config.test_fraction, config.data_seed)
+        key = json.dumps(
+            [VERSION, PIL.__version__, tree.name, _content(tree, listing, fresh), tree.refused, policy, split]
+        )
+        return cache.stored(
+            "decoded",
+            hashlib.sha256(key.encode()).hexdigest(),
+            lambda folder: pack(folder, _build(tree, listing, config, folder, progress)),
+            unpack,
+        )
 
 
 def open_tree(path: Path) -> Tree:
@@ -114,7 +114,7 @@ def _build(tree: Tree, listing: _Listing, config: DataConfig, folder: Path, prog
     items, refused = arrange(listing.images)
     refused = listing.refused + refused
     for member in sidecar_order(listing.sidecars):
-        refused += sidecar.describe(items, member)
+        refused += sidecar.describe(items, member, tree.name)
     labels, class_names, unlabelled = sidecar.classes(items)
     refused += unlabelled
     rows = [i for i in range(len(items)) if labels is None or labels[i] >= 0]
@@ -124,17 +124,18 @@ def _build(tree: Tree, listing: _Listing, config: DataConfig, folder: Path, prog
     size, why = (config.size, "") if config.size else _choose_size(items, config)
     decoded, raw = _decode_all(items, size, config, folder, refused, progress)
     alive = [i for i, d in enumerate(decoded) if d is not None]
-    headers = [d.header for d in decoded if d is not None]
+    headers = [decoded[i].header for i in alive]
     census = Census()
     for header in headers:
         census.sizes["x".join(map(str, header.size))] += 1
         census.modes[header.mode] += 1
         census.formats[header.format] += 1
-    channels = config.channels or (1 if all(d.grey for d in decoded if d is not None) else 3)
+    channels = config.channels or (1 if all(decoded[i].grey for i in alive) else 3)
     policy = _policy(config, size, why, headers)
 
     parts, paired = _domains(items, alive, refused)
-    sets = {}
+    sets: dict[str, dict[Split, Dataset]] = {}
+    chosen: dict[Split, np.ndarray] = {}
     for domain, members in parts.items():
         pool = Pool(
             name=tree.name + (f" {domain}" if domain else ""),
@@ -148,26 +149,20 @@ def _build(tree: Tree, listing: _Listing, config: DataConfig, folder: Path, prog
             files=True,
             policy=policy,
         )
-        final = [decoded[i].final for i in members]
-        if domain == "B" and paired:  # partners share a split, and go together
-            pool.keys = [decoded[i].key for i in parts["A"]]
-            rows_of = chosen
-        else:
-            chosen, duplicates = settle(pool, config, final)
-            rows_of = chosen
+        if domain != "B" or not paired:  # partners go where A's image goes
+            chosen, duplicates = settle(pool, config, [decoded[i].final for i in members])
             refused += duplicates["train"] + duplicates["test"]
+        where = np.array(members, np.int64)
         sets[domain] = data_sets(
             pool,
-            rows_of,
+            chosen,
             {"train": [], "test": []},
-            lambda split, r, d=domain, m=members: write_rows(
-                folder / image_file(d, split), raw, np.array(m, np.int64)[r] if len(r) else r, channels
-            ),
+            lambda s, rows, d=domain, w=where: write_rows(folder / image_file(d, s), raw, w[rows], channels),
         )
-    raw = None  # type: ignore[assignment]  # unmapped before its file goes
-    (folder / "raw.npy").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # a platform may keep a mapped file; it only takes room
+        (folder / "raw.npy").unlink(missing_ok=True)
     splits = {
-        s: sets[""][s] if "" in sets else pair(tree.name, {d: sets[d][s] for d in sets}, s, paired, refused)
+        s: sets[""][s] if "" in sets else pair(tree.name, {d: v[s] for d, v in sets.items()}, s, paired, refused)
         for s in SPLITS
     }
     return Gathered(splits, refused, census, policy)
@@ -191,8 +186,8 @@ def _choose_size(items: list[Item], config: DataConfig) -> tuple[int, str]:
 
 def _decode_all(
     items: list[Item], size: int, config: DataConfig, folder: Path, refused: list[Refused], progress: Progress | None
-) -> tuple[list[Decoded | None], np.ndarray]:
-    """Everything decoded: what is known of each image, and their pixels (N, size, size, 3 or 1) in a file of `folder`."""
+) -> tuple[list[Any], np.ndarray]:
+    """Everything decoded: what is known of each image (None if refused), and their pixels (N, size, size, 3 or 1) in a file of `folder`."""
     channels = config.channels or 3
     if not items:
         return [], np.empty((0, size, size, channels), np.uint8)
@@ -206,14 +201,14 @@ def _decode_all(
         except Unusable as reason:
             return str(reason)
 
-    found: list[Decoded | None] = []
+    found: list[Any] = []
     for i, result in enumerate(_parallel(one, items)):
         if isinstance(result, str):
             refused.append(Refused(items[i].member.name, result))
             found.append(None)
         else:
             raw[i] = result.pixels
-            result.pixels = raw[i]
+            result.pixels = raw[i, :0]
             found.append(result)
         if progress:
             progress(i + 1, len(items))
@@ -232,12 +227,16 @@ def _read(member: Member, config: DataConfig) -> bytes:
 
 def _parallel(function: Callable[[Item], T], items: list[Item]) -> Iterator[T]:
     """`map` by threads, a bounded number ahead. Pillow's warnings (bombs, odd metadata) are ours to give, as reasons."""
-    with warnings.catch_warnings(), ThreadPoolExecutor(WORKERS) as pool:
-        warnings.simplefilter("ignore")
-        Image.preinit()
-        ahead = 16 * WORKERS
-        for start in range(0, len(items), ahead):
-            yield from pool.map(function, items[start : start + ahead])
+    Image.init()
+    lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        with warnings.catch_warnings(), ThreadPoolExecutor(WORKERS) as pool:
+            warnings.simplefilter("ignore")
+            ahead = 16 * WORKERS
+            for start in range(0, len(items), ahead):
+                yield from pool.map(function, items[start : start + ahead])
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
 
 
 def _domains(items: list[Item], alive: list[int], refused: list[Refused]) -> tuple[dict[str, list[int]], bool]:

@@ -52,8 +52,12 @@ def gather(config: DataConfig, *, progress: Progress | None = None, fresh: bool 
     if config.data in named.NAMES:
         return _from_pool(named.NAMES[config.data](config, progress), config)
     path = Path(config.data).expanduser()
-    if not path.exists():
-        raise named.unknown(config.data)
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise named.unknown(config.data) from None
+    except OSError as error:
+        raise UserError(f"--data: '{config.data}' cannot be read: {error.strerror}") from error
     if path.is_dir():
         if cifar.is_folder(path):
             return _from_pool(cifar.read_folder(path), config)

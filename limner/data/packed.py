@@ -52,7 +52,7 @@ def pack(folder: Path, gathered: Gathered) -> None:
         "name": gathered.splits["train"].name,
         "refused": gathered.refused,
         "policy": gathered.policy,
-        "census": dataclasses.asdict(gathered.census),
+        "census": {f.name: dict(getattr(gathered.census, f.name)) for f in dataclasses.fields(Census)},
         "sets": sets,
         "checksums": checksums,
     }

@@ -41,6 +41,8 @@ class DataConfig:
     """How many training images a procedural source draws (10000 if not given)."""
 
     def __post_init__(self) -> None:
+        if not self.data:
+            raise UserError("--data is empty; give a folder, a zip, or a name such as digits")
         self.background_rgb  # noqa: B018 - refuses an unknown colour now rather than at the first transparent pixel
 
     @property

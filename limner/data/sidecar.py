@@ -29,8 +29,8 @@ def is_sidecar(name: str) -> bool:
     return name.rpartition("/")[2] in FILES
 
 
-def describe(items: list[Item], member: Member) -> list[Refused]:
-    """Write what `member` says onto the items it names.
+def describe(items: list[Item], member: Member, source: str) -> list[Refused]:
+    """Write what `member` of `source` says onto the items it names.
 
     Returns:
         what could not be used, line by line.
@@ -39,15 +39,15 @@ def describe(items: list[Item], member: Member) -> list[Refused]:
         UserError: the file as a whole cannot be read.
     """
     if member.bytes > LIMIT:
-        raise UserError(f"'{member.name}' has {member.bytes} bytes; that is no list of captions or labels")
+        raise UserError(f"'{source}/{member.name}' has {member.bytes} bytes; that is no list of captions or labels")
     try:
         text = member.read().decode("utf-8-sig")
     except (OSError, ValueError) as error:
-        raise UserError(f"'{member.name}' cannot be read as UTF-8 text: {error}") from error
+        raise UserError(f"'{source}/{member.name}' cannot be read as UTF-8 text: {error}") from error
     folder, _, base = member.name.rpartition("/")
     index = _Index(items, f"{folder}/" if folder else "")
     read = {"captions.txt": _captions, "metadata.jsonl": _metadata, "dataset.json": _dataset}[base]
-    wrong = read(text, index, member.name)
+    wrong = read(text, index, f"{source}/{member.name}")
     refused = [Refused(f"{member.name}, {where}", reason) for where, reason in wrong[:SHOWN]]
     if len(wrong) > SHOWN:
         refused.append(Refused(member.name, f"{len(wrong) - SHOWN} further lines could not be used"))

@@ -39,6 +39,7 @@ class Tree:
     digest: Callable[[list[Member]], str]
     """Changes when the content of one of the members does: reads them all."""
     refused: list[Refused] = field(default_factory=list)
+    close: Callable[[], None] = lambda: None
 
 
 def is_hidden(name: str) -> bool:
@@ -88,13 +89,22 @@ def folder_tree(folder: Path) -> Tree:
                 refused.append(Refused(name, "not a regular file"))
                 continue
             members.append(Member(name, status.st_size, path.read_bytes))
-            stamps.append(f"{name}\0{status.st_size}\0{status.st_mtime_ns}")
+            stamps.append(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}")
     stamp = hashlib.sha256("\n".join([str(folder.resolve()), *stamps]).encode("utf-8", "surrogateescape")).hexdigest()
     return Tree(folder.resolve().name, members, stamp, _content_digest, refused)
 
 
+def printable(name: str) -> str:
+    """`name` with whatever would upset a terminal or cannot be written as UTF-8 escaped."""
+    return (
+        name
+        if name.isprintable()
+        else name.encode("unicode_escape", "surrogateescape").decode("ascii", "backslashreplace")
+    )
+
+
 def _relative(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()
+    return printable(path.relative_to(folder).as_posix())
 
 
 def _content_digest(members: list[Member]) -> str:

@@ -20,7 +20,9 @@ def target(prediction: Prediction, x0: Tensor, epsilon: Tensor, a: Tensor, s: Te
 
 def to_x0(prediction: Prediction, output: Tensor, xt: Tensor, a: Tensor, s: Tensor) -> Tensor:
     """The clean image that an output of the network stands for. `epsilon` is ill-conditioned where a is near zero, v and x0 nowhere."""
-    return {"epsilon": lambda: (xt - s * output) / a, "v": lambda: a * xt - s * output, "x0": lambda: output}[prediction]()
+    return {"epsilon": lambda: (xt - s * output) / a, "v": lambda: a * xt - s * output, "x0": lambda: output}[
+        prediction
+    ]()
 
 
 def from_x0(prediction: Prediction, x0: Tensor, xt: Tensor, a: Tensor, s: Tensor) -> Tensor:

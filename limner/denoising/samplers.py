@@ -1,6 +1,7 @@
 """Samplers of discrete-time diffusion, as plain functions of a denoiser.
 
-A denoiser is any function `denoise(x, t) -> E[x_0 | x_t = x]` with x (B, ...) and t (B,) whole numbers in 1 .. T. `abar` is a schedule of
+A denoiser is any function `denoise(x, t) -> E[x_0 | x_t = x]` with x (B, ...) and t (B,) whole numbers in 1 .. T; it may return a pair with
+the fraction f of the reverse variance (`schedules.reverse_variance`) that it has learned. `abar` is a schedule of
 `limner.denoising.schedules`, `times` ascends from 0 to T (`schedules.respaced`), `noise` is called with no argument for a standard
 normal draw of the shape of x, `clip` holds the estimates of x_0 in [-1, 1] (as Ho et al. do), and `callback(t, x, x0)`, if
 given, sees every step.
@@ -10,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from limner.denoising.schedules import posterior, signal_and_noise
+from limner.denoising.schedules import posterior, reverse_variance, signal_and_noise
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]
+Denoiser = Callable[[Tensor, Tensor], "Tensor | tuple[Tensor, Tensor]"]
 Callback = Callable[[int, Tensor, Tensor], None]
 
 
@@ -28,22 +28,22 @@ def ancestral(
     times: Sequence[int],
     *,
     noise: Callable[[], Tensor],
-    variance: Literal["small", "large"] = "small",
+    fraction: float = 0.0,
     clip: bool = False,
     callback: Callback | None = None,
 ) -> Tensor:
     """Algorithm 2 of Ho et al. 2020: x_s ~ p(x_s | x_t), the posterior with x_0 replaced by its estimate.
 
-    Lines 3 and 4 there, in terms of x_0 and for any s < t (Nichol & Dhariwal 2021, section 3.3). `variance` is the posterior's ("small",
-    right for one-point data) or beta ("large", right for Gaussian data of unit variance): section 3.2.
+    Lines 3 and 4 there, in terms of x_0 and for any s < t (Nichol & Dhariwal 2021, section 3.3). `fraction` chooses the variance
+    (`schedules.reverse_variance`): 0 small, 1 large; a denoiser that has learned its own overrules it.
     """
     for s, t in _backwards(times):
-        x0 = _estimate(denoise, x, t, clip)
+        x0, learned = estimate(denoise, x, t, clip)
         p = posterior(abar[s], abar[t])
-        sigma = (p.variance if variance == "small" else 1 - abar[t] / abar[s]).sqrt()
         xt, x = x, _number(p.c0) * x0 + _number(p.ct) * x
         if s > 0:
-            x = x + _number(sigma) * noise()
+            variance = reverse_variance(abar, s, t, fraction if learned is None else learned)
+            x = x + variance.sqrt().to(x) * noise()
         if callback:
             callback(t, xt, x0)
     return x
@@ -66,7 +66,7 @@ def ddim(
     `noise` is needed where eta > 0.
     """
     for s, t in _backwards(times):
-        x0 = _estimate(denoise, x, t, clip)
+        x0, _ = estimate(denoise, x, t, clip)
         a_t, s_t = signal_and_noise(abar[t])
         a_s, s_s = signal_and_noise(abar[s])
         epsilon = (x - _number(a_t) * x0) / _number(s_t)
@@ -80,7 +80,13 @@ def ddim(
 
 
 def ddim_inversion(
-    denoise: Denoiser, x: Tensor, abar: Tensor, times: Sequence[int], *, clip: bool = False, callback: Callback | None = None
+    denoise: Denoiser,
+    x: Tensor,
+    abar: Tensor,
+    times: Sequence[int],
+    *,
+    clip: bool = False,
+    callback: Callback | None = None,
 ) -> Tensor:
     """From an image to the noise that deterministic DDIM makes (nearly) that image of: the same Euler steps in the other direction.
 
@@ -88,7 +94,7 @@ def ddim_inversion(
     The noise of the image itself (time 0), where no network was trained, is estimated as that of time 1.
     """
     for s, t in pairwise(times):
-        x0 = _estimate(denoise, x, max(s, 1), clip)
+        x0, _ = estimate(denoise, x, max(s, 1), clip)
         a, sd = signal_and_noise(abar[max(s, 1)])
         epsilon = (x - _number(a) * x0) / _number(sd)
         a_s, s_s = signal_and_noise(abar[s])
@@ -105,9 +111,11 @@ def _backwards(times: Sequence[int]) -> Iterator[tuple[int, int]]:
     return ((s, t) for t, s in pairwise(reversed(times)))
 
 
-def _estimate(denoise: Denoiser, x: Tensor, t: int, clip: bool) -> Tensor:
-    x0 = denoise(x, torch.full((len(x),), t, device=x.device))
-    return x0.clamp(-1, 1) if clip else x0
+def estimate(denoise: Denoiser, x: Tensor, t: int, clip: bool = False) -> tuple[Tensor, Tensor | None]:
+    """What the denoiser says of x at the time t: x_0, and the learned fraction or None."""
+    answer = denoise(x, torch.full((len(x),), t, device=x.device))
+    x0, fraction = answer if isinstance(answer, tuple) else (answer, None)
+    return x0.clamp(-1, 1) if clip else x0, fraction
 
 
 def _number(scalar: Tensor) -> float:

@@ -73,6 +73,19 @@ def posterior(abar_s: Tensor, abar_t: Tensor) -> Posterior:
     )
 
 
+def reverse_variance(abar: Tensor, s: Tensor | int, t: Tensor | int, fraction: Tensor | float) -> Tensor:
+    """sigma^2 of p(x_s | x_t) for times s < t: exp(f log beta + (1 - f) log beta~) (Nichol & Dhariwal 2021, eq. 15).
+
+    `fraction` f is 0 for the posterior's variance beta~ ("small", right where x_0 is certain), 1 for beta ("large", right where the data
+    is locally flat; Ho et al. 2020, section 3.2), or what a network learned. For s = 0, where beta~ is 0, half of beta stands for it.
+    """
+    beta = 1 - abar[t] / abar[s]
+    small = torch.maximum(posterior(abar[s], abar[t]).variance, torch.where(torch.as_tensor(s) == 0, 0.5 * beta, 0.0))
+    if isinstance(fraction, Tensor):
+        beta, small = ((v.view(-1, *[1] * (fraction.dim() - 1)) if v.dim() else v).to(fraction) for v in (beta, small))
+    return small * (beta / small) ** fraction
+
+
 def signal_and_noise(abar: Tensor) -> tuple[Tensor, Tensor]:
     """(a, s) with x_t = a x_0 + s epsilon: sqrt(abar) and sqrt(1 - abar)."""
     return abar.sqrt(), (1 - abar).sqrt()

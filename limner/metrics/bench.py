@@ -7,7 +7,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +38,6 @@ class Bench:
         seed: of the samples and of the choice of held-out images.
         options: extra keywords by verb, for models that take them: {"score": {"samples": 100}, "sample": {"steps": 50}}.
         stats: the run's training log.
-        cache: limner's cache folder.
         say: called with a line whenever something long begins.
     """
 
@@ -54,13 +52,12 @@ class Bench:
         seed: int = 0,
         options: Mapping[str, Mapping[str, Any]] | None = None,
         stats: Sequence[Mapping[str, Any]] = (),
-        cache: Path,
         say: Callable[[str], None] = lambda line: None,
     ):
         self.model, self.train, self.test = model, train, test
         self.n, self.batch, self.seed = min(n, len(test.images)), batch, seed
         self.options = {verb: dict(values) for verb, values in (options or {}).items()}
-        self.stats, self.cache, self.say = list(stats), cache, say
+        self.stats, self.say = list(stats), say
         self.device = next(model.parameters()).device
         self._drawn: list[Tensor] = []  # batches of samples, float, in order
         self._times: list[tuple[int, float]] = []  # images and seconds of each batch drawn
@@ -216,7 +213,7 @@ class Bench:
     def classifier(self) -> Classifier:
         """The classifier of this data; trained at the first use on this machine."""
         self.say("the classifier of this data (trained once, then kept)")
-        return classifier_of(self.train, self.test, self.cache)
+        return classifier_of(self.train, self.test)
 
     @cached_property
     def extractor(self) -> Extractor:

@@ -21,16 +21,18 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limner.data import cache
 from limner.files import write_atomically
 from limner.metrics.features import in_batches, to_floats
 
 if TYPE_CHECKING:
     from limner.data import Dataset
 
+WEIGHTS = "classifier.safetensors"
 SIZE = 32
 FEATURES = 64
-IMAGES_SEEN = 50_000
-"""Training length: about five passes over ten thousand images."""
+IMAGES_SEEN, PASSES = 50_000, 20
+"""Training length, and most passes over a small set."""
 RECIPE = 1
 """Raised whenever architecture or training below change, so that old weights are not taken from the cache."""
 
@@ -87,25 +89,34 @@ def reserved(count: int) -> Tensor:
     return order[: min(count // 4, 2000)].sort().values
 
 
-def classifier_of(train: Dataset, test: Dataset, cache: Path) -> Classifier:
-    """The classifier of a labelled data set: from the folder `cache`, or trained now and kept there.
+def classifier_of(train: Dataset, test: Dataset) -> Classifier:
+    """The classifier of a labelled data set: from limner's cache, or trained now and kept there.
 
     Raises:
-        ValueError: the data has no labels.
+        ValueError: the data have no labels.
     """
     if train.labels is None or test.labels is None or not train.class_names:
         raise ValueError("a classifier needs labelled data")
-    shape = tuple(train.images.shape[1:])
-    key = hashlib.sha256(json.dumps([train.fingerprint, shape, train.levels, RECIPE]).encode()).hexdigest()[:20]
-    path = cache / "classifiers" / f"{key}.safetensors"
-    size, channels, classes = min(shape[0], SIZE), shape[2], len(train.class_names)
+    size, channels, classes = min(train.size, SIZE), train.channels, train.classes
     network = Network(channels, size, classes)
-    accuracy = _restore(network, path)
-    if accuracy is None:
+
+    def build(folder: Path) -> None:
         _train(network, train)
-        accuracy = _accuracy(network, test)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, safetensors.torch.save(network.state_dict(), metadata={"accuracy": repr(accuracy)}))
+        accuracy = {"accuracy": repr(_accuracy(network, test))}
+        write_atomically(folder / WEIGHTS, safetensors.torch.save(network.state_dict(), metadata=accuracy))
+
+    def load(folder: Path) -> float:
+        try:
+            with safetensors.safe_open(folder / WEIGHTS, "pt") as file:
+                accuracy = float(file.metadata()["accuracy"])
+                network.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 - no mapping
+            return accuracy
+        except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+            raise cache.Damaged(str(error)) from None
+
+    parts = [train.fingerprint, train.images.shape, train.levels, RECIPE]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
+    accuracy = cache.stored("classifiers", key, build, load)
     return Classifier(network.eval(), weights_hash(network), classes, accuracy)
 
 
@@ -118,24 +129,14 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()[:12]
 
 
-def _restore(network: Network, path: Path) -> float | None:
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            accuracy = float(file.metadata()["accuracy"])
-        network.load_state_dict(safetensors.torch.load_file(path))
-        return accuracy
-    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError):
-        return None  # not there, or damaged: it is trained again
-
-
 def _train(network: Network, train: Dataset) -> None:
     seen = torch.ones(len(train.labels), dtype=torch.bool)
     seen[reserved(len(seen))] = False
     indices, batch = seen.nonzero().flatten(), 100
-    steps = IMAGES_SEEN // batch
+    steps = min(IMAGES_SEEN, PASSES * len(indices)) // batch
     generator = torch.Generator().manual_seed(0)
     order = torch.cat(
-        [torch.randperm(len(indices), generator=generator) for _ in range(IMAGES_SEEN // len(indices) + 1)]
+        [torch.randperm(len(indices), generator=generator) for _ in range(steps * batch // len(indices) + 1)]
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

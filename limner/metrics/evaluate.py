@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -83,7 +82,7 @@ def open_bench(
         raise UserError(
             f"the model draws images of {wanted[0]} x {wanted[1]} x {wanted[2]} (C, H, W), the data are {shape} (H, W, C)"
         )
-    bench = Bench(model, train, test, stats=stats, cache=cache_folder(), **arguments)
+    bench = Bench(model, train, test, stats=stats, **arguments)
     return bench, folder, name, weights
 
 
@@ -142,12 +141,6 @@ def file_hash(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()[:12]
-
-
-def cache_folder() -> Path:
-    """limner's cache: the folder that LIMNER_CACHE names, else `limner` in the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("LIMNER_CACHE") or Path(home) / "limner")
 
 
 def _open(config: Any) -> tuple[Any, Any]:

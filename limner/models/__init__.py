@@ -126,7 +126,7 @@ def entry_of(name: str) -> Entry:
     """
     table = catalogue()
     if name not in table:
-        near = difflib.get_close_matches(name, table, n=1)
+        near = difflib.get_close_matches(name, table, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else "see `limner models`"
         raise UserError(f"there is no model called '{name}'; {hint}")
     return table[name]

@@ -12,8 +12,8 @@ from limner.nn.bijection import Bijection
 class ActNorm(Bijection):
     """y = exp(log_scale) * (x + bias) per channel (Kingma & Dhariwal 2018, section 3.1).
 
-    The first batch seen in training mode (over all processes) sets both so that y has zero mean and unit variance in every channel; from then
-    on they are ordinary parameters. Works on (B, C, H, W) and on (B, C).
+    The first batch seen in training mode (over all processes) sets both so that y has zero mean and unit variance in every
+    channel; from then on they are ordinary parameters. Works on (B, C, H, W) and on (B, C).
     """
 
     def __init__(self, channels: int):

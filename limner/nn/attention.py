@@ -37,6 +37,8 @@ class SelfAttention2d(nn.Module):
         """(B, C, H, W) -> (B, C, H, W)."""
         B, C, H, W = x.shape
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
-        q, k, v = self.qkv(tokens).view(B, H * W, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)  # (B, heads, HW, C/heads)
+        q, k, v = (
+            self.qkv(tokens).view(B, H * W, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+        )  # (B, heads, HW, C/heads)
         h = attend(q, k, v).transpose(1, 2).reshape(B, H * W, C)
         return x + self.out(h).transpose(1, 2).view(B, C, H, W)

@@ -5,6 +5,8 @@ The sides of the feature maps (`pyramid`) are shared with the DCGAN networks too
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,7 +29,9 @@ def pyramid(size: int) -> list[int]:
         works = [s for s in range(4, 4 * size + 16) if len(_halvings(s)) >= 2 and _halvings(s)[-1] <= LARGEST]
         below, above = [s for s in works if s < size][-1:], [s for s in works if s > size][:1]
         near = " or ".join(str(s) for s in below + above)
-        raise UserError(f"images of {size} x {size} pixels cannot be halved down to {SMALLEST}-{LARGEST}: use size {near}")
+        raise UserError(
+            f"images of {size} x {size} pixels cannot be halved down to {SMALLEST}-{LARGEST}: use size {near}"
+        )
     return sides
 
 
@@ -65,7 +69,7 @@ class ConvEncoder(nn.Sequential):
         sides = pyramid(size)
         widths = level_channels(sides, width)
         layers: list[nn.Module] = []
-        for before, after in zip([channels, *widths], widths):
+        for before, after in pairwise([channels, *widths]):
             layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), *(ResidualBlock(after) for _ in range(blocks))]
             layers += [nn.SiLU()]
         layers += [nn.Flatten(), nn.Linear(widths[-1] * sides[-1] ** 2, hidden), nn.SiLU(), nn.Linear(hidden, outputs)]
@@ -81,8 +85,7 @@ class ConvDecoder(nn.Sequential):
         bottom = (widths[-1], sides[-1], sides[-1])
         layers: list[nn.Module] = [nn.Linear(inputs, hidden), nn.SiLU()]
         layers += [nn.Linear(hidden, widths[-1] * sides[-1] ** 2), nn.Unflatten(1, bottom)]
-        downwards = widths[::-1]
-        for before, after in zip(downwards, [*downwards[1:], width]):
+        for before, after in pairwise([*widths[::-1], width]):
             layers += [*(ResidualBlock(before) for _ in range(blocks)), nn.SiLU()]
             layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
         layers += [nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1)]

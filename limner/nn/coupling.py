@@ -134,13 +134,13 @@ class Coupling(Bijection):
 class WeightNormConv2d(nn.Module):
     """A convolution with weight g * v / |v|, one norm for each output channel (Salimans & Kingma 2016, eq. 2). Keeps the size.
 
-    `gain` scales the initial g, which at 1 keeps the variance of rectified inputs (He et al. 2015); at 0 the layer starts as the
-    zero function.
+    v starts small, as in that paper: Adam's steps have a size of their own, and turn a small v faster. g starts at `gain` times
+    what keeps the variance of rectified inputs (He et al. 2015).
     """
 
     def __init__(self, channels: int, out: int, kernel: int, *, gain: float = 1.0):
         super().__init__()
-        self.direction = nn.Parameter(torch.randn(out, channels, kernel, kernel))
+        self.direction = nn.Parameter(0.05 * torch.randn(out, channels, kernel, kernel))
         # Rows of He's standard deviation sqrt(2 / fan_in) have the norm sqrt(2).
         self.norm = nn.Parameter(torch.full((out, 1, 1, 1), gain * 2**0.5))
         self.bias = nn.Parameter(torch.zeros(out))
@@ -166,15 +166,17 @@ class ResidualBlock(nn.Module):
 class ResNet(nn.Module):
     """The s and t network of a coupling layer: a residual network with weight normalisation (Dinh et al. 2017, section 4.1).
 
-    Starts as the zero function, so that a coupling starts as the identity. Its last layer is computed in float32 even under
-    autocast: s and t shift the density, where bfloat16's 8 bits are too few.
+    Starts as the zero function, so that a coupling starts as the identity: the last layer has no weight norm, since a zero norm
+    g would learn slowly. It is computed in float32 even under autocast: bfloat16's 8 bits are too few for s and t.
     """
 
     def __init__(self, channels: int, out: int, width: int, blocks: int):
         super().__init__()
         self.read = WeightNormConv2d(channels, width, 3)
         self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
-        self.write = WeightNormConv2d(width, out, 1, gain=0.0)
+        self.write = nn.Conv2d(width, out, 1)
+        nn.init.zeros_(self.write.weight)
+        nn.init.zeros_(self.write.bias)
 
     def forward(self, a: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, out, H, W)."""

@@ -124,10 +124,14 @@ class UNet(nn.Module):
     ):
         super().__init__()
         if width % GROUP:
-            raise UserError(f"width must be a multiple of {GROUP} (channels are normalised in groups of {GROUP}): {width} is not")
+            raise UserError(
+                f"width must be a multiple of {GROUP} (channels are normalised in groups of {GROUP}): {width} is not"
+            )
         reductions = [2**i for i in range(len(multipliers))]
         if wrong := set(attention) - set(reductions):
-            raise UserError(f"attention names the reduction {min(wrong)}, but {len(multipliers)} levels have {reductions}")
+            raise UserError(
+                f"attention names the reduction {min(wrong)}, but {len(multipliers)} levels have {reductions}"
+            )
         self.width = width
         self.reduction = reductions[-1]
         E = 4 * width

@@ -130,6 +130,7 @@ class Lines(Quiet):
     def __init__(self, total: int, every: float = 10.0, write: Callable[[str], object] | None = None):
         self.total, self.every, self.write = total, every, write or _print_line
         self.last = float("-inf")
+        self.told: set[str] = set()
 
     def scalars(self, record: Scalars) -> None:
         done, now = int(record["images"]), time.monotonic()
@@ -149,8 +150,11 @@ class Lines(Quiet):
         self.write(f"samples: {path}")
 
     def verdicts(self, lines: list[str]) -> None:
+        kinds = {line.partition(":")[0] for line in lines}
         for line in lines:
-            self.write(line)
+            if line.partition(":")[0] not in self.told:  # once, until it has passed
+                self.write(line)
+        self.told = kinds
 
 
 class Display(Quiet):

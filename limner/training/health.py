@@ -11,8 +11,9 @@ from collections import defaultdict, deque
 
 RISE = 20.0
 """How many times its earlier median a gradient norm must reach to be called a climb."""
-STARVED = 0.3
-"""Share of the time spent waiting for data from which the loop counts as starved."""
+STARVED = 0.5
+"""Share of the time spent waiting for data, over the last `PATIENCE` lines, from which the loop counts as starved."""
+PATIENCE = 5
 
 
 class Health:
@@ -20,6 +21,7 @@ class Health:
 
     def __init__(self, history: int = 50):
         self.norms: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=history))
+        self.waits: deque[float] = deque(maxlen=PATIENCE)
 
     def look(self, record: dict[str, float]) -> list[str]:
         """The verdicts after one more line of statistics."""
@@ -36,9 +38,10 @@ class Health:
                 )
             if math.isfinite(norm):
                 self.norms[key].append(norm)
-        wait = record.get("wait", 0.0)
-        if wait > STARVED:
+        self.waits.append(record.get("wait", 0.0))
+        wait = sum(self.waits) / len(self.waits)
+        if len(self.waits) == PATIENCE and wait > STARVED:
             verdicts.append(
-                f"data starvation: {wait:.0%} of the time goes into waiting for images; a local copy or a smaller --size helps"
+                f"data starvation: {wait:.0%} of the time goes into waiting for images; a local copy of the data or a smaller --size helps"
             )
         return verdicts

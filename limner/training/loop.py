@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from limner.data.dataset import Dataset
 from torch import Tensor
 
+from limner.data.dataset import Dataset
 from limner.errors import UserError
 from limner.model import Clock, Model, Update
 from limner.noise import mix
@@ -30,6 +30,7 @@ from limner.training.folder import RunFolder
 from limner.training.health import Health
 from limner.training.ranks import Ranks
 from limner.training.settings import TrainConfig
+from limner.training.stopwatch import Budget, Stopwatch
 
 
 class Trainer:
@@ -70,12 +71,13 @@ class Trainer:
             for name, optimizer in self.optimizers.items()
         }
         self.clock = Clock()
-        self.seconds = 0.0
+        self.watch = Stopwatch()
         self.health = Health()
         self.autocast = self._autocast()
         self._check_inputs()
         self._sums: dict[str, float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
+        self._reported = 0.0, 0
         self._stop: signal.Signals | None = None
 
     # One step
@@ -183,47 +185,38 @@ class Trainer:
         log_every, save_every, grid_every = (
             _multiple(s, n) for n in (max(s.images // 200, 1), s.save_every, s.grid_every)
         )
-        grids = _Budget(share=0.1)
-        with self._signals():
-            started, last = time.perf_counter(), clock.images
+        grids = Budget(share=0.1)
+        with self._signals(), self.watch.running():
             while clock.images < s.images:
                 self.step()
-                elapsed = time.perf_counter() - started
                 stop = self.ranks.any(self._stop is not None, self.device)
-                done = clock.images >= s.images or stop
-                if done or clock.images % log_every == 0:
-                    self.seconds += elapsed
-                    self.report(clock.images - last, elapsed)
-                    started, last = time.perf_counter(), clock.images
-                # Grids and checkpoints are not training: the clock of `seconds` stands still for them.
-                if done or clock.images % save_every == 0:
-                    self.seconds += time.perf_counter() - started
-                    self.save()
-                    started = time.perf_counter()
-                if clock.images >= s.images or (
-                    not stop and clock.images % grid_every == 0 and grids.allows(self.seconds)
-                ):
-                    self.seconds += time.perf_counter() - started
-                    before = time.perf_counter()
-                    self.draw_grid()
-                    grids.spent(time.perf_counter() - before, self.seconds)
-                    started = time.perf_counter()
+                complete = clock.images >= s.images
+                if complete or stop or clock.images % log_every == 0:
+                    self.report()
+                # Checkpoints and grids are not training: the clock of `seconds` stands still for them.
+                if complete or stop or clock.images % save_every == 0:
+                    with self.watch.paused():
+                        self.save()
+                if complete or (not stop and clock.images % grid_every == 0 and grids.allows(self.watch.seconds)):
+                    with self.watch.paused():
+                        before = time.perf_counter()
+                        self.draw_grid()
+                    grids.spent(time.perf_counter() - before, self.watch.seconds)
                 if stop:
                     break
         if self._stop is not None and clock.images < s.images:
             self.events.message(f"stopped by {self._stop.name} and saved after {clock.images:,} of {s.images:,} images")
         return clock.images >= s.images
 
-    def report(self, images: int, elapsed: float) -> None:
+    def report(self) -> None:
         """Send the means since the last line to the events."""
-        record: dict[str, float] = {
-            "images": self.clock.images,
-            "step": self.clock.step,
-            "seconds": round(self.seconds, 3),
-        }
-        record["images_per_second"] = round(images / max(elapsed, 1e-9), 2)
-        record["wait"] = round(self._sums.pop("wait", 0.0) / max(elapsed, 1e-9), 4)
+        seconds, images = self.watch.seconds, self.clock.images
+        elapsed = max(seconds - self._reported[0], 1e-9)
+        record: dict[str, float] = {"images": images, "step": self.clock.step, "seconds": round(seconds, 3)}
+        record["images_per_second"] = round((images - self._reported[1]) / elapsed, 2)
+        record["wait"] = round(self._sums.pop("wait", 0.0) / elapsed, 4)
         record |= {name: total / self._counts[name] for name, total in self._sums.items()}
+        self._reported = seconds, images
         self._sums.clear()
         self._counts.clear()
         verdicts = self.health.look(record)
@@ -260,7 +253,7 @@ class Trainer:
         """Everything needed to go on: tensors and plain values only."""
         return {
             "clock": {"step": self.clock.step, "images": self.clock.images},
-            "seconds": self.seconds,
+            "seconds": self.watch.seconds,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
@@ -278,7 +271,8 @@ class Trainer:
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(state["optimizers"][name])
             self.clock.step, self.clock.images = int(state["clock"]["step"]), int(state["clock"]["images"])
-            self.seconds = float(state["seconds"])
+            self.watch = Stopwatch(float(state["seconds"]))
+            self._reported = self.watch.seconds, self.clock.images
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise UserError(
                 f"the checkpoint does not fit the run's configuration: {str(error).splitlines()[0]}"
@@ -331,19 +325,6 @@ class Trainer:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-
-
-class _Budget:
-    """Lets something happen only while it takes at most a share of the time: a slow sampler draws fewer grids."""
-
-    def __init__(self, share: float):
-        self.share, self.cost, self.since = share, 0.0, 0.0
-
-    def allows(self, now: float) -> bool:
-        return self.cost <= self.share * (now - self.since) or self.since == 0.0
-
-    def spent(self, cost: float, now: float) -> None:
-        self.cost, self.since = cost, now
 
 
 def _multiple(settings: TrainConfig, every: int) -> int:

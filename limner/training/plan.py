@@ -7,12 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import pydantic
-from limner.data.dataset import Dataset
-from limner.data.settings import DataConfig
-
 from limner import models
 from limner.config import from_mapping
+from limner.data.dataset import Dataset
+from limner.data.settings import DataConfig
 from limner.errors import UserError
 from limner.model import Model, Preset
 from limner.training.folder import to_toml
@@ -74,4 +72,3 @@ def replace(settings: Any, changes: Mapping[str, Any], *, where: str) -> Any:
     # No dataclasses.asdict: it would turn nested values into dicts.
     values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
     return from_mapping(type(settings), {**values, **changes}, where=where)
-

@@ -3,8 +3,8 @@
 import math
 
 import pytest
-import toy_runs
 import torch
+import toy_runs
 
 from limner.edit.interpolate import has_gaussian_prior, interpolate, linear, spherical
 from limner.edit.projection import project

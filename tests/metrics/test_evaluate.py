@@ -4,8 +4,8 @@ import json
 import math
 
 import pytest
-import toy_runs
 import torch
+import toy_runs
 
 from limner.errors import UserError
 from limner.metrics import measures
@@ -32,8 +32,8 @@ def test_reconstruction_equals_the_pca_worked_out_here():
     model = toy_runs.fitted("projector", rank=10)
     found = evaluate(model, data=DATA, n=360, metrics=["psnr"])
     levels = (model.reconstruct(x).clamp(-1, 1) + 1) / 2 * 16
-    error = ((levels.round() * 255 / 16).round() - ((x + 1) / 2 * 255).round()).square().mean()
-    assert found.figures["psnr"].value == pytest.approx(10 * math.log10(255**2 / float(error)), abs=1e-6)
+    error = ((levels.round() * 255 / 16).round() - ((x + 1) / 2 * 255).round()).square().mean().item()
+    assert found.figures["psnr"].value == pytest.approx(10 * math.log10(255**2 / error), abs=1e-6)
     better = evaluate(toy_runs.fitted("projector", rank=30), data=DATA, n=360, metrics=["psnr"])
     assert better.figures["psnr"].value > found.figures["psnr"].value + 3
 
@@ -82,7 +82,7 @@ def test_seconds_count_the_time_that_drawing_takes():
     found = evaluate(
         toy_runs.fitted("gaussian", nap=0.004), data=DATA, n=64, batch=16, metrics=["seconds_batch", "seconds_one"]
     )
-    assert found.figures["seconds_batch"].value == pytest.approx(0.004, rel=0.5)
+    assert 0.004 <= found.figures["seconds_batch"].value < 0.04
     assert found.figures["seconds_one"].value >= 0.004
     assert "16 at once" in found.figures["seconds_batch"].protocol
 

@@ -9,7 +9,7 @@ from limner.metrics.kid import kid, kid_subsets
 
 def by_loops(x, y):
     d = len(x[0])
-    k = lambda a, b: (sum(p * q for p, q in zip(a, b)) / d + 1) ** 3  # noqa: E731
+    k = lambda a, b: (sum(p * q for p, q in zip(a, b, strict=False)) / d + 1) ** 3  # noqa: E731
     n, m = len(x), len(y)
     xx = sum(k(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
     yy = sum(k(y[i], y[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))

@@ -94,7 +94,10 @@ def test_k_discriminator_steps_for_each_of_the_generator(k):
         for update in model.train_step({"image": x}, Clock(step, 8 * step)):
             before = weights(model.generator), weights(model.discriminator)
             apply(model, optimizers, update)
-            moved = [not torch.equal(a, weights(m)) for a, m in zip(before, (model.generator, model.discriminator))]
+            moved = [
+                not torch.equal(a, weights(m))
+                for a, m in zip(before, (model.generator, model.discriminator), strict=True)
+            ]
             assert moved == [update.optimizer == "generator", update.optimizer == "discriminator"]
             order.append(update.optimizer[0])
     assert "".join(order) == ("d" * k + "g") * (6 // k)

@@ -58,7 +58,9 @@ def test_kl_equals_torch_distributions():
 @pytest.mark.parametrize("network", ["mlp", "conv"])
 def test_gradient_through_the_sample_equals_finite_differences(likelihood, network):
     torch.manual_seed(0)
-    config = Config(size=8, levels=17, latent=3, likelihood=likelihood, network=network, hidden=(8,), width=4, mixtures=2)
+    config = Config(
+        size=8, levels=17, latent=3, likelihood=likelihood, network=network, hidden=(8,), width=4, mixtures=2
+    )
     model = VAE(config).double()
     x = digits(5).double()
 
@@ -69,7 +71,7 @@ def test_gradient_through_the_sample_equals_finite_differences(likelihood, netwo
 
     parameters = list(model.parameters())
     gradients = torch.autograd.grad(loss(), parameters)
-    for parameter, gradient in zip(parameters, gradients):
+    for parameter, gradient in zip(parameters, gradients, strict=True):
         direction = torch.randn_like(parameter)
         with torch.no_grad():
             h, values = 1e-5, []
@@ -141,9 +143,7 @@ def test_elbo_falls_short_by_the_kl_to_the_posterior_and_iwae_closes_the_gap():
     torch.testing.assert_close(model.iwae(x, samples=20_000), log_p, rtol=0, atol=0.05)
 
 
-@pytest.mark.parametrize(
-    ("likelihood", "levels"), [("discretized_logistic", 3), ("gaussian", 3), ("bernoulli", 2)]
-)
+@pytest.mark.parametrize(("likelihood", "levels"), [("discretized_logistic", 3), ("gaussian", 3), ("bernoulli", 2)])
 def test_probabilities_of_all_images_sum_to_one(likelihood, levels):
     """exp(IWAE_k) is an unbiased estimate of p(x): over all images of 2 x 2 pixels the estimates sum to about 1."""
     torch.manual_seed(0)
@@ -181,7 +181,9 @@ def test_mean_image_is_the_mean_of_the_distribution():
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_drawn_pixels_average_to_the_mean_image(likelihood):
     torch.manual_seed(0)
-    model = VAE(Config(size=2, channels=3, network="mlp", latent=2, hidden=(8,), likelihood=likelihood, sigma=0.1)).eval()
+    model = VAE(
+        Config(size=2, channels=3, network="mlp", latent=2, hidden=(8,), likelihood=likelihood, sigma=0.1)
+    ).eval()
     model.decoder[0][0].weight.data.zero_()  # p(x|z) the same for all z
     drawn, mean = model.sample(20_000, pixels=True), model.sample(1)[0]
     torch.testing.assert_close(drawn.mean(0), mean, rtol=0, atol=0.05)

@@ -17,7 +17,7 @@ the end of the cosine schedule); and the decoder is not regularised.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,26 +51,17 @@ class Config(ImageConfig):
     """Learning rate of Adam."""
 
 
+TRAIN = {"batch": 64, "warmup": 10_000, "schedule": "cosine", "clip": 1.0}
+
+
 class AE(Model):
     """Encodes, reconstructs and decodes; samples by the Gaussian fitted to the training latents."""
 
     Config = Config
-    PRESETS = {
-        "8px": Preset(
-            8,
-            Config(size=8, network="mlp", latent=8),
-            {"images": 200_000, "batch": 64, "warmup": 2_000, "schedule": "cosine", "clip": 1.0},
-        ),
-        "32px": Preset(
-            28,
-            Config(size=28, latent=32),
-            {"images": 600_000, "batch": 64, "warmup": 10_000, "schedule": "cosine", "clip": 1.0},
-        ),
-        "64px": Preset(
-            64,
-            Config(size=64, channels=3, latent=128, width=48),
-            {"images": 1_000_000, "batch": 64, "warmup": 10_000, "schedule": "cosine", "clip": 1.0},
-        ),
+    PRESETS: ClassVar = {
+        "8px": Preset(8, Config(size=8, network="mlp", latent=8), {**TRAIN, "images": 200_000}),
+        "32px": Preset(28, Config(size=28, latent=32), {**TRAIN, "images": 400_000}),
+        "64px": Preset(64, Config(size=64, channels=3, latent=128, width=48), {**TRAIN, "images": 1_000_000}),
     }
     autocast = True
 
@@ -113,7 +104,9 @@ class AE(Model):
         delta = z.mean(0) - self.latent_mean
         centred = z - z.mean(0)
         self.latent_mean.add_(w * delta)
-        self.latent_covariance.mul_(1 - w).add_(w * centred.T @ centred / len(z) + w * (1 - w) * torch.outer(delta, delta))
+        self.latent_covariance.mul_(1 - w).add_(
+            w * centred.T @ centred / len(z) + w * (1 - w) * torch.outer(delta, delta)
+        )
 
     def encode(self, image: Tensor) -> Tensor:
         """(B, C, H, W) in [-1, 1] -> f(x), (B, latent)."""

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -109,26 +109,21 @@ def discretized_gaussian_log_prob(x: Tensor, mean: Tensor, log_sigma: Tensor, le
     return (log_upper + torch.log(-torch.expm1(log_lower - log_upper))).to(x.dtype)
 
 
+TRAIN = {"batch": 64, "warmup": 10_000, "schedule": "cosine", "clip": 1.0, "ema_halflife": 10_000}
+
+
 class VAE(Model):
     """Samples, scores by a bound, encodes and reconstructs. `config.likelihood` is the distribution of pixels given z."""
 
     Config = Config
-    PRESETS = {
+    PRESETS: ClassVar = {
         "8px": Preset(
             8,
             Config(size=8, levels=17, network="mlp", latent=16, hidden=(256, 128)),
-            {"images": 200_000, "batch": 64, "warmup": 5_000, "schedule": "cosine", "clip": 1.0, "ema_halflife": 5_000},
+            {**TRAIN, "images": 200_000, "ema_halflife": 5_000},
         ),
-        "32px": Preset(
-            28,
-            Config(size=28),
-            {"images": 900_000, "batch": 64, "warmup": 20_000, "schedule": "cosine", "clip": 1.0, "ema_halflife": 20_000},
-        ),
-        "64px": Preset(
-            64,
-            Config(size=64, channels=3, latent=128, width=48),
-            {"images": 2_000_000, "batch": 64, "warmup": 20_000, "schedule": "cosine", "clip": 1.0, "ema_halflife": 20_000},
-        ),
+        "32px": Preset(28, Config(size=28), {**TRAIN, "images": 600_000}),
+        "64px": Preset(64, Config(size=64, channels=3, latent=128, width=48), {**TRAIN, "images": 2_000_000}),
     }
     averaged = ("encoder", "decoder")
     autocast = True
@@ -265,9 +260,7 @@ class VAE(Model):
         return SampleNoise(n, generator, self.device).normal(self.config.latent)
 
     @torch.no_grad()
-    def sample(
-        self, n: int, *, label: Tensor | int | None = None, generator: Seed = 0, pixels: bool = False
-    ) -> Tensor:
+    def sample(self, n: int, *, label: Tensor | int | None = None, generator: Seed = 0, pixels: bool = False) -> Tensor:
         """n images (n, C, H, W) in [-1, 1]: z from the prior, then the mean image of p(x|z), as is the custom.
 
         With `pixels` the image is drawn from p(x|z): a true, noisier sample of the model. Knows no labels: `label` is ignored.

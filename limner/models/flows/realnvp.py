@@ -29,7 +29,7 @@ Deviations:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -77,21 +77,35 @@ class RealNVP(Model):
     """A flow on images. Samples, scores, encodes to (B, D) latents with an N(0, I) prior and back; D = C H W."""
 
     Config = Config
-    PRESETS = {
+    PRESETS: ClassVar[dict[str, Preset]] = {
         "8px": Preset(
             8,
             Config(size=8, levels=17, scales=2, width=32, lr=2e-3),
-            dict(images=60_000, batch=64, warmup=2_000, schedule="cosine", clip=50.0, ema_halflife=3_000),
+            {"images": 60_000, "batch": 64, "warmup": 2_000, "schedule": "cosine", "clip": 50.0, "ema_halflife": 3_000},
         ),
         "32px": Preset(
             28,
             Config(size=28),
-            dict(images=600_000, batch=64, warmup=10_000, schedule="cosine", clip=50.0, ema_halflife=10_000),
+            {
+                "images": 600_000,
+                "batch": 64,
+                "warmup": 10_000,
+                "schedule": "cosine",
+                "clip": 50.0,
+                "ema_halflife": 10_000,
+            },
         ),
         "64px": Preset(
             64,
             Config(channels=3, size=64, scales=4, width=48, blocks=2),
-            dict(images=4_000_000, batch=64, warmup=20_000, schedule="cosine", clip=50.0, ema_halflife=50_000),
+            {
+                "images": 4_000_000,
+                "batch": 64,
+                "warmup": 20_000,
+                "schedule": "cosine",
+                "clip": 50.0,
+                "ema_halflife": 50_000,
+            },
         ),
     }
     averaged = ("flow",)
@@ -193,9 +207,9 @@ def check_size(size: int, scales: int) -> None:
     """Refuse a size that cannot be halved scales - 1 times to 2 pixels or more."""
     step = 2 ** (scales - 1)
     if size % step or size < 2 * step:
-        below, above = size // step * step, -(-size // step) * step
-        sizes = sorted({s for s in (below, above, 2 * step) if s >= 2 * step and s != size})[:2]
-        fits = max(s for s in range(1, scales + 1) if size % 2 ** (s - 1) == 0 and (size >= 2**s or s == 1))
+        smallest = 2 * step
+        sizes = sorted({max(size // step * step, smallest), max(-(-size // step) * step, smallest)})
+        fits = max(s for s in range(1, scales + 1) if s == 1 or (size % 2 ** (s - 1) == 0 and size >= 2**s))
         raise UserError(
             f"realnvp with {scales} scales halves its images {scales - 1} times to 2 pixels or more: size {size} does not admit "
             f"that; use --data.size {' or '.join(map(str, sizes))}, or --model.scales {fits}"

@@ -1,0 +1,142 @@
+"""Charts of a comparison as inline SVG whose colours follow the page's light or dark scheme."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+from limner.report import numbers
+from limner.report.comparison import Run
+
+COLOURS = ("#3b6fb6", "#c8553d", "#3d8f6e", "#9161a8", "#c28a1e", "#4c98a8", "#b0527f", "#6b7280")
+"""By order of the runs; told apart by people who see few colours, too, since every mark is labelled."""
+INK, FAINT, PAPER = "#010203", "#040506", "#070809"
+"""Stand-ins, replaced by the page's CSS variables."""
+
+
+def scatter(runs: Sequence[Run]) -> str:
+    """Distance from held-out images against the time to draw an image; "" where fewer than two runs have both."""
+    points = [
+        (run.label, colour(i), run.figure("seconds_batch"), run.figure("kid"))
+        for i, run in enumerate(runs)
+        if run.figure("seconds_batch") and run.figure("kid")
+    ]
+    if len(points) < 2:
+        return ""
+    canvas, axes = _canvas(6.4, 3.7)
+    positive = all(kid.value > 0 for *_, kid in points)
+    axes.set_xscale("log")
+    if positive and max(k.value for *_, k in points) / min(k.value for *_, k in points) > 8:
+        axes.set_yscale("log")
+    for label, c, time, kid in points:
+        low = min(2 * (kid.error or 0), 0.9 * kid.value) if axes.get_yscale() == "log" else 2 * (kid.error or 0)
+        axes.errorbar(time.value, kid.value, yerr=[[low], [2 * (kid.error or 0)]], color=c, lw=1.2, capsize=0)
+        axes.plot(time.value, kid.value, "o", color=c, ms=8, mec=PAPER, mew=1.2)
+        axes.annotate(
+            label, (time.value, kid.value), (8, 5), textcoords="offset points", color=INK, fontsize=10, weight="bold"
+        )
+    floor = points[0][3].floor
+    if floor is not None and (floor > 0 or axes.get_yscale() == "linear"):
+        axes.axhline(floor, color=FAINT, lw=1, ls=(0, (4, 3)))
+        axes.annotate(
+            "real images",
+            (1, floor),
+            (-2, 4),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+            color=FAINT,
+            fontsize=9,
+        )
+    axes.margins(0.14, 0.12)
+    axes.xaxis.set_major_locator(LogLocator(10, numticks=8))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda s, _: numbers.seconds(s)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    if axes.get_yscale() == "log":
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("time to draw an image →  slower")
+    axes.set_ylabel("KID →  farther from real images")
+    return _svg(canvas, "scatter")
+
+
+def losses(run: Run, index: int) -> str:
+    """The losses of one run against training images seen; "" where there is no log."""
+    if not run.curves:
+        return ""
+    canvas, axes = _canvas(3.6, 2.1)
+    for k, (name, (x, y)) in enumerate(run.curves.items()):
+        c = colour(index) if k == 0 else FAINT
+        axes.plot(x, y, color=c, lw=0.7, alpha=0.35)
+        axes.plot(x, smoothed(y), color=c, lw=1.6, label=name)
+    if len(run.curves) > 1:
+        axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="best", handlelength=1.2)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: numbers.count(v)))
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.margins(0.02, 0.08)
+    values = [v for _, y in run.curves.values() for v in y[len(y) // 20 :]]
+    if values:
+        low, high = min(values), max(values)
+        axes.set_ylim(
+            low - 0.08 * (high - low or 1), high + 0.08 * (high - low or 1)
+        )  # the first steps may lie far above
+    return _svg(canvas, f"loss-{index}")
+
+
+def colour(index: int) -> str:
+    """The colour of the run with this index."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def smoothed(y: Sequence[float]) -> list[float]:
+    """Exponential moving average over about a twentieth of the values, without the start's bias."""
+    keep = 1 - 1 / max(1.0, len(y) / 20)
+    total = weight = 0.0
+    out = []
+    for value in y:
+        total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
+        out.append(total / weight)
+    return out
+
+
+def _canvas(width: float, height: float) -> tuple[Any, Any]:
+    canvas = Canvas(figsize=(width, height), layout="constrained")
+    canvas.patch.set_alpha(0)
+    axes = canvas.add_subplot()
+    axes.patch.set_alpha(0)
+    axes.tick_params(colors=FAINT, labelsize=9, length=0)
+    axes.grid(color=FAINT, alpha=0.22, lw=0.6)
+    axes.xaxis.label.set_color(FAINT)
+    axes.yaxis.label.set_color(FAINT)
+    axes.xaxis.label.set_size(9.5)
+    axes.yaxis.label.set_size(9.5)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(FAINT)
+    axes.spines["bottom"].set_alpha(0.5)
+    return canvas, axes
+
+
+def _svg(canvas: Any, salt: str) -> str:
+    out = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}):
+        canvas.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    # Ids are unique within a chart only; several stand on one page.
+    text = re.sub(r'id="([^"]+)"', rf'id="{salt}-\1"', text)
+    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{salt}-", text)
+    text = re.sub(
+        r"font: ([^;\"]*?)(\d[\d.]*px) [^;\"]*", r"font-size: \2; font-family: inherit; font-weight: inherit", text
+    )
+    for stand_in, variable in ((INK, "var(--ink)"), (FAINT, "var(--soft)"), (PAPER, "var(--paper)")):
+        text = text.replace(stand_in, variable)
+    return re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", text, count=1)

@@ -1,0 +1,124 @@
+"""`limner compare`: runs side by side on one self-contained page, or as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from limner.errors import UserError
+from limner.files import write_atomically
+from limner.metrics.registry import METRICS
+from limner.report import charts, numbers, table, words
+from limner.report.comparison import ROW, STEPS, Comparison, Run, gather
+from limner.report.images import data_uri, mosaic
+from limner.version import __version__
+
+
+def compare(
+    runs: Sequence[Any],
+    out: str | Path = "report.html",
+    *,
+    data: Any = None,
+    n: int = 1000,
+    budget: float | None = None,
+    seed: int = 0,
+    batch: int = 64,
+    device: str = "cpu",
+    format: Literal["html", "markdown", "json"] = "html",
+    title: str = "",
+    say: Callable[[str], None] = lambda line: None,
+) -> Path | str:
+    """Compare trained models of the same data under one protocol.
+
+    Args:
+        runs: run folders (paths or `RunFolder`), or models; models need `data`.
+        out: the page to write.
+        data: a `DataConfig`, or a pair (train, test) of data sets. Default: each run's own, which must be the same.
+        n: samples to draw of each, and held-out images to compare them with; fewer where the data hold out fewer.
+        budget: seconds that drawing the samples of one run may take; n is halved for all until the slowest fits.
+        seed: of the samples and the choice of held-out images.
+        batch: images drawn at once.
+        device: where to compute.
+        format: "html" writes the page and returns its path; "markdown" and "json" return the text.
+        title: of the page.
+        say: called with a line whenever something long begins.
+
+    Raises:
+        UserError: a run cannot be read, the runs are of unlike data, or the page cannot be written.
+    """
+    if format not in ("html", "markdown", "json"):
+        raise UserError(f"--format {format}: choose html, markdown or json")
+    comparison = gather(runs, data=data, n=n, budget=budget, seed=seed, batch=batch, device=device, say=say)
+    if format != "html":
+        return table.markdown(comparison) if format == "markdown" else table.as_json(comparison)
+    return write_page(comparison, out, title=title)
+
+
+def write_page(comparison: Comparison, out: str | Path, *, title: str = "") -> Path:
+    """Write a comparison as one HTML file that needs nothing else, and return its path."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("limner.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.globals.update(
+        strip=strip, hero=hero, two_rows=two_rows, number=numbers.figure, words_of=numbers.listing
+    )
+    data = comparison.data
+    page = environment.get_template("report.html.j2").render(
+        c=comparison,
+        title=title or default_title(comparison.runs, data["name"]),
+        metrics=METRICS,
+        real=comparison.real_row(),
+        headlines=words.headlines(comparison.runs, comparison.best),
+        colours=[charts.colour(i) for i in range(len(comparison.runs))],
+        scatter=charts.scatter(comparison.runs),
+        losses=[charts.losses(run, i) for i, run in enumerate(comparison.runs)],
+        steps=STEPS,
+        row=ROW,
+        today=date.today().isoformat(),
+        version=__version__,
+    )
+    out = Path(out)
+    if out.parent != Path():
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"the folder of '{out}' cannot be made: {error.strerror or error}; choose another --out"
+            ) from None
+    write_atomically(out, page)
+    return out
+
+
+def default_title(runs: Sequence[Run], data: str) -> str:
+    """What the page is called: how many models or families, on what."""
+    families = {run.family for run in runs}
+    words_for = {1: "One", 2: "Two", 3: "Three", 4: "Four", 5: "Five", 6: "Six", 7: "Seven", 8: "Eight", 9: "Nine"}
+    what = "ways to paint" if len(families) > 1 else "models of"
+    what = what if len(runs) > 1 else {"ways to paint": "way to paint"}.get(what, "model of")
+    return f"{words_for.get(len(runs), len(runs))} {what} {data}"
+
+
+def hero(images: np.ndarray, columns: int = 6) -> str:
+    """Samples in rows of six, as a data URI."""
+    return data_uri(mosaic(images, columns))
+
+
+def strip(images: np.ndarray) -> str:
+    """Images in one row, as a data URI."""
+    return data_uri(mosaic(images, len(images)))
+
+
+def two_rows(above: np.ndarray, below: np.ndarray) -> str:
+    """One row of images above another, as a data URI."""
+    count = min(len(above), len(below))
+    return data_uri(mosaic(np.concatenate([above[:count], below[:count]]), count))

@@ -1,0 +1,183 @@
+"""Each verb on real files."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from cli.conftest import refused
+from PIL import Image
+
+import limner as library
+from limner.data.grid import to_uint8
+
+
+def test_help_and_import_are_light():
+    import subprocess
+
+    code = "import sys, limner; import limner.cli; print([m for m in ('torch', 'numpy', 'PIL', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    code = (
+        "import sys\nfrom limner.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print([m for m in ('torch', 'numpy', 'PIL', 'matplotlib', 'huggingface_hub', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip().endswith("[]"), done.stdout
+    for verb in ("models", "data", "train", "resume", "sample", "reconstruct", "interpolate", "evaluate", "compare", "demo"):
+        assert verb in done.stdout
+
+
+def test_models_lists_the_catalogue_with_capabilities(limner):
+    done = limner("models")
+    assert done.returncode == 0, done.stderr
+    for word in ("ae", "vae", "gan", "realnvp", "pixelcnn", "ddpm", "van den Oord", "lecture 001", "sample, score"):
+        assert word in done.stdout
+
+
+def test_train_sample_reconstruct_interpolate_resume(limner, tmp_path):
+    done = limner("train", "vae", "--data", "digits", "--images", 3200, "--out", "run", "--seed", 7, "--model.latent", 5)
+    assert done.returncode == 0, done.stderr
+    assert "1,437 training images of 8x8" in done.stdout
+    run = tmp_path / "run"
+    assert {"run.toml", "config.json", "model.safetensors", "stats.jsonl", "README.md", "state", "samples"} <= {p.name for p in run.iterdir()}
+    assert json.loads((run / "config.json").read_text())["config"]["latent"] == 5
+    last = json.loads((run / "stats.jsonl").read_text().splitlines()[-1])
+    assert last["images"] == 3200
+    assert last["images_per_second"] > 0
+
+    done = limner("sample", "run", "-n", 4, "--seeds", "3,5-7", "--out", "drawn")
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == ["grid.png", *(f"seed{i:05d}.png" for i in (3, 5, 6, 7))]
+    model = library.load(run)
+    expected = to_uint8(model.sample(1, generator=[6]))[0, ..., 0]
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "drawn" / "seed00006.png")), expected)
+
+    for verb, picture in (("reconstruct", "reconstructions.png"), ("interpolate", "interpolation.png")):
+        done = limner(verb, "run")
+        assert done.returncode == 0, done.stderr
+        assert Image.open(run / picture).size[0] > 100
+
+    done = limner("resume", "run", "--images", 4800)
+    assert done.returncode == 0, done.stderr
+    assert "going on after 3,200 images" in done.stdout
+    done = limner("resume", "run")
+    assert "nothing left to do" in done.stdout
+
+
+def test_dry_run_prints_the_plan_and_trains_nothing(limner, tmp_path):
+    done = limner("train", "gan", "--data", "digits", "--dry-run", "--out", "run", "--batch", 32)
+    assert done.returncode == 0, done.stderr
+    assert 'model_name = "gan"' in done.stdout
+    assert "batch = 32" in done.stdout
+    assert "size = 8" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_help_shows_the_settings_of_the_model(limner):
+    done = limner("train", "vae", "--help")
+    assert done.returncode == 0, done.stderr
+    for flag in ("--data", "--images", "--model.latent", "--model.likelihood", "--size", "--dry-run", "--clip"):
+        assert flag in done.stdout
+
+
+def test_tensorboard_files_are_written_on_request(limner, tmp_path):
+    pytest.importorskip("tensorboard")
+    done = limner("train", "ae", "--data", "digits", "--images", 640, "--out", "run", "--tensorboard")
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+def test_a_folder_of_ones_own_images(limner, tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "mine").mkdir()
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(tmp_path / "mine" / f"{i}.png")
+    (tmp_path / "mine" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    done = limner("data", "check", "mine")
+    assert done.returncode == 0, done.stderr
+    assert "broken.png" in done.stdout
+    assert (tmp_path / "mine-contact-sheet.png").exists()
+    done = limner("train", "ae", "--data", "mine", "--size", 16, "--images", 640, "--out", "run", "--model.width", 8)
+    assert done.returncode == 0, done.stderr
+    assert "broken.png" in done.stdout, "train says what it leaves out"
+    assert library.load(tmp_path / "run").image_shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train"], ["needs the model's name"]),
+        (["train", "veal", "--data", "digits"], ["'veal'", "did you mean 'vae'"]),
+        (["train", "vae", "--data", "nowhere"], ["nowhere"]),
+        (["train", "vae", "--data", "digits", "--preset", "9px"], ["9px", "8px"]),
+        (["train", "vae", "--data", "digits", "--device", "cuda:7"], ["cuda:7"]),
+        (["train", "ae", "--data", "digits", "--micro-batches", "3"], ["micro-batches"]),
+        (["resume", "nowhere"], ["nowhere"]),
+        (["sample", "nowhere"], ["nowhere"]),
+        (["compare", "nowhere", "nowhere2"], ["nowhere"]),
+        (["evaluate", "nowhere"], ["nowhere"]),
+        (["data", "check", "nowhere"], ["nowhere"]),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_status_2(limner, arguments, words):
+    refused(limner(*arguments), *words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["train", "vae", "--data", "digits", "--model.latnt", "3"], "--model.latent"),
+        (["train", "vae", "--data", "digits", "--imges", "3"], "--images"),
+        (["train", "vae", "--data", "digits", "--images", "-3"], "greater than 0"),
+        (["smple", "run"], "sample"),
+        (["train", "vae"], "--data"),
+    ],
+)
+def test_a_wrong_flag_names_the_right_one(limner, arguments, hint):
+    done = limner(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert hint in done.stderr
+
+
+def test_options_of_the_sampler_are_checked(limner, trained):
+    refused(limner("sample", trained / "vae", "--set", "stepz=3"), "stepz")
+    refused(limner("sample", trained / "vae", "--set", "steps"), "name=value")
+    refused(limner("sample", trained / "vae", "--label", "3"), "--label")
+    refused(limner("sample", trained / "vae", "--seeds", "9-3"), "--seeds 9-3")
+
+
+def test_evaluate_prints_a_table_and_json(limner, trained):
+    done = limner("evaluate", trained / "vae", "-n", 64, "--json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)["figures"]
+    assert figures["bits_per_dim"]["note"].startswith("bound")
+    assert 0 < figures["bits_per_dim"]["value"] < 8
+    assert "64 held-out images" in figures["bits_per_dim"]["protocol"]
+    done = limner("evaluate", trained / "vae", "-n", 64)
+    assert done.returncode == 0, done.stderr
+    assert "bound" in done.stdout
+
+
+def test_compare_writes_one_self_contained_page(limner, trained, tmp_path):
+    done = limner("compare", trained / "ae", trained / "vae", "-n", 64)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "report.html").read_text()
+    assert "<html" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert 'src="data:image/png;base64' in page
+    assert "vae" in page
+
+
+def test_python_face(trained):
+    run = library.train("ae", data="digits", images=640, out=trained / "again", seed=0, device="cpu", quiet=True, config={"latent": 3})
+    model = library.load(run.path)
+    assert model.config.latent == 3
+    assert model.sample(16, generator=0).shape == (16, 1, 8, 8)
+    with pytest.raises(library.UserError, match="did you mean 'batch'"):
+        library.train("ae", data="digits", bach=3, out=trained / "no")
+    with pytest.raises(library.UserError, match="unknown key 'widht'; did you mean 'width'"):
+        library.train("ae", data="digits", config={"widht": 3}, out=trained / "no")
+    assert not (trained / "no").exists()
+    assert torch.get_num_threads() == 1
