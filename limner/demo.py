@@ -51,8 +51,9 @@ def demo(
         else:
             start(fitted(name, source, dataset, seconds, seed), folder, dataset=dataset)
         runs.append(folder)
-    report = compare(runs, out=Path(out) / "report.html")
-    print(f"\nThe comparison: {report}", flush=True)
+    print("\n== the comparison", flush=True)
+    report = Path(compare(runs, out=Path(out) / "report.html", say=print))
+    print(f"the comparison: {report}", flush=True)
     if show:
         webbrowser.open(report.resolve().as_uri())
     return report

@@ -37,24 +37,24 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> None:
+    from limner.cli import data, train
+
+    own = {"train": train.run, "data": data.run}  # their flags are made from configurations
     if arguments[:1] == ["--version"]:
         print(f"limner {__version__}")
         return
-    if arguments[:1] == ["train"]:
-        from limner.cli.train import run
-
-        run(arguments[1:])
+    if arguments and arguments[0] in own:
+        own[arguments[0]](arguments[1:])
         return
 
     from tyro.extras import subcommand_cli_from_dict
 
     from limner.cli import verbs
-    from limner.cli.train import train
 
     table = {
         "models": verbs.models,
-        "data": verbs.data,
-        "train": train,
+        "data": data.data,
+        "train": train.train,
         "resume": verbs.resume,
         "sample": verbs.sample,
         "reconstruct": verbs.reconstruct,

@@ -1,8 +1,12 @@
-"""The verbs but `train`. Each asks what a model *can do*, never which family it is of. Imports are inside: `--help` must be quick."""
+"""The verbs but `train` and `data`. Each asks what a model *can do*, never which family it is of.
+
+Imports are inside the functions: `--help` must be quick.
+"""
 
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -33,57 +37,6 @@ def models() -> None:
             lecture = f"  [lecture {entry.lecture}]" if entry.lecture else ""
             print(f"  {'':<{width}}{entry.paper}{lecture}")
             print(f"  {'':<{width}}can: {', '.join(capabilities.of(models.model_class(name)))}")
-
-
-def data(
-    action: Positional[Literal["check"]],
-    source: Positional[str],
-    /,
-    *,
-    size: int | None = None,
-    channels: Literal[1, 3] | None = None,
-    crop: Literal["center", "pad", "stretch", "none"] = "center",
-    background: str = "white",
-    max_pixels: int = 64_000_000,
-    contact_sheet: str | None = None,
-) -> None:
-    """Look at data: `limner data check X` reads everything once and names each file that training would leave out, and why.
-
-    Args:
-        action: what to do.
-        source: a folder, a zip, an IDX file or the name of a data set.
-        size: height and width that the images are brought to.
-        channels: 1 grey, 3 colour; by default what the images are.
-        crop: how an image becomes square.
-        background: colour behind transparent pixels.
-        max_pixels: larger images are refused unread.
-        contact_sheet: where to write a picture of the first images; SOURCE-contact-sheet.png beside you by default.
-    """
-    from limner.config import from_mapping
-    from limner.data import open_data
-    from limner.data.check import check, lines
-    from limner.data.check import contact_sheet as draw
-    from limner.data.settings import DataConfig
-    from limner.files import replacing
-
-    given = {
-        "data": source,
-        "size": size,
-        "channels": channels,
-        "crop": crop,
-        "background": background,
-        "max_pixels": max_pixels,
-    }
-    config = from_mapping(DataConfig, given, where="data check")
-    report = check(config)
-    for line in lines(report):
-        print(line)
-    if not any(report.usable.values()):
-        raise UserError(f"'{source}' holds no image that can be used")
-    path = Path(contact_sheet) if contact_sheet else Path(f"{Path(source).stem}-contact-sheet.png")
-    with replacing(path) as temporary:
-        draw(open_data(config)).save(temporary, format="PNG")
-    print(f"contact sheet: {path}")
 
 
 def resume(run: Positional[str], /, *, images: int | None = None, device: str | None = None) -> None:
@@ -201,14 +154,11 @@ def evaluate(
         score: options of the model's likelihood, such as samples=100 for an importance-weighted bound.
         sample: options of the model's sampler, such as steps=50.
     """
-    import sys
-
     from limner.metrics.evaluate import evaluate
     from limner.report.table import evaluation_table
     from limner.training.device import pick
 
     options = {key: _options(pairs) for key, pairs in (("score", score), ("sample", sample)) if pairs}
-    say = (lambda line: None) if json else (lambda line: print(line, file=sys.stderr, flush=True))
     result = evaluate(
         run,
         n=n,
@@ -218,7 +168,7 @@ def evaluate(
         device=str(pick(device)),
         again=again,
         options=options,
-        say=say,
+        say=_say,
     )
     if json:
         print(result.to_json(), end="")
@@ -245,8 +195,9 @@ def compare(
         format: html writes the page; markdown and json print the figures.
     """
     from limner.report.compare import compare
+    from limner.training.device import pick
 
-    print(compare(list(runs), out=out, n=n, device=device, format=format))
+    print(compare(list(runs), out=out, n=n, device=str(pick(device)), format=format, say=_say))
 
 
 def demo(
@@ -277,6 +228,10 @@ def _family_order(family: str) -> tuple[int, str]:
     from limner.models import FAMILIES
 
     return (FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)), family
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _load(run: str, device: str) -> Model:

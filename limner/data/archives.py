@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from limner.data.dataset import Refused
 from limner.data.tree import Member, Tree, is_hidden, printable
@@ -145,7 +145,7 @@ def _uncompressed(path: Path) -> IO[bytes]:
     magic = raw.read(6)
     raw.seek(0)
     if magic.startswith(b"\x1f\x8b"):
-        packed: IO[bytes] = gzip.open(raw)  # noqa: SIM115
+        packed: Any = gzip.open(raw)  # noqa: SIM115
     elif magic.startswith(b"BZh"):
         import bz2
 

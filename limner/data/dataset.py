@@ -60,7 +60,7 @@ class Dataset:
         steps = self.levels - 1
         level = np.round(np.arange(256) * steps / 255)
         self._values = torch.from_numpy((2 * level / steps - 1).astype(np.float32))
-        self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._on_device: dict[torch.device, tuple[Tensor | None, Tensor]] = {}
 
     def __len__(self) -> int:
         if self.domains and not self.paired:

@@ -8,6 +8,7 @@ are not applied); of an animation the first frame is used. A truncated file is r
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import struct
 import threading
@@ -161,11 +162,18 @@ def _from_16_bit(values: np.ndarray) -> np.ndarray:
     return ((wide * 255 + 32767) // 65535).astype(np.uint8)
 
 
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this build of Pillow reads; asking it for another is a KeyError."""
+    Image.init()
+    return tuple(f for f in FORMATS if f in Image.OPEN)
+
+
 def _opened(content: bytes, config: DataConfig) -> Image.Image:
     if not content:
         raise Unusable("zero bytes")
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image = Image.open(io.BytesIO(content), formats=_formats())
     except UnidentifiedImageError:
         raise Unusable("not an image, or its beginning is damaged") from None
     except Image.DecompressionBombError:

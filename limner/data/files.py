@@ -152,13 +152,11 @@ def _build(tree: Tree, listing: _Listing, config: DataConfig, folder: Path, prog
         if domain != "B" or not paired:  # partners go where A's image goes
             chosen, duplicates = settle(pool, config, [decoded[i].final for i in members])
             refused += duplicates["train"] + duplicates["test"]
-        where = np.array(members, np.int64)
-        sets[domain] = data_sets(
-            pool,
-            chosen,
-            {"train": [], "test": []},
-            lambda s, rows, d=domain, w=where: write_rows(folder / image_file(d, s), raw, w[rows], channels),
-        )
+
+        def take(split: Split, rows: np.ndarray, domain: str = domain, members: list[int] = members) -> np.ndarray:
+            return write_rows(folder / image_file(domain, split), raw, np.array(members, np.int64)[rows], channels)
+
+        sets[domain] = data_sets(pool, chosen, {"train": [], "test": []}, take)
     with contextlib.suppress(OSError):  # a platform may keep a mapped file; it only takes room
         (folder / "raw.npy").unlink(missing_ok=True)
     splits = {
@@ -217,8 +215,8 @@ def _decode_all(
 
 def _read(member: Member, config: DataConfig) -> bytes:
     most = 8 * config.max_pixels + (1 << 20)  # 16-bit RGBA, uncompressed
-    if member.bytes > most:
-        raise Unusable(f"{member.bytes} bytes, more than any image of --max-pixels {config.max_pixels} needs")
+    if member.length > most:
+        raise Unusable(f"{member.length} bytes, more than any image of --max-pixels {config.max_pixels} needs")
     try:
         return member.read()
     except (OSError, ValueError) as error:

@@ -40,7 +40,8 @@ def image_file(domain: str, split: str) -> str:
 
 def pack(folder: Path, gathered: Gathered) -> None:
     """Write all but those image files that are there already (see `write_rows`)."""
-    sets, checksums = {}, {}
+    sets: dict[str, Any] = {}
+    checksums: dict[str, Any] = {}
     for split in SPLITS:
         data = gathered.splits[split]
         parts = data.domains or {"": data}

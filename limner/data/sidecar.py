@@ -38,8 +38,8 @@ def describe(items: list[Item], member: Member, source: str) -> list[Refused]:
     Raises:
         UserError: the file as a whole cannot be read.
     """
-    if member.bytes > LIMIT:
-        raise UserError(f"'{source}/{member.name}' has {member.bytes} bytes; that is no list of captions or labels")
+    if member.length > LIMIT:
+        raise UserError(f"'{source}/{member.name}' has {member.length} bytes; that is no list of captions or labels")
     try:
         text = member.read().decode("utf-8-sig")
     except (OSError, ValueError) as error:

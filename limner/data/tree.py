@@ -23,7 +23,8 @@ class Member:
 
     name: str
     """Path from the root of the tree, with forward slashes."""
-    bytes: int
+    length: int
+    """In bytes."""
     read: Callable[[], bytes]
     """Raises OSError or ValueError (with the reason) if it cannot be read."""
 

@@ -1,6 +1,6 @@
 """Convolutional encoder and decoder between an image and one vector, shared by the autoencoders.
 
-The sides of the feature maps (`pyramid`) are shared with the DCGAN networks too.
+The sides of the feature maps (`pyramid`) and their channels are shared with the DCGAN networks too.
 """
 
 from __future__ import annotations
@@ -12,34 +12,38 @@ from torch.nn import functional as F
 
 from limner.errors import UserError
 
-SMALLEST, LARGEST = 4, 7
+LARGEST_BOTTOM = 7
 MAX_CHANNELS = 1024
 
 
 def pyramid(size: int) -> list[int]:
     """Sides of the feature maps from the image to the smallest, each half of the one before: 28 -> [28, 14, 7].
 
-    Halves while it can until the side is between 4 and 7, and at least twice (8 -> [8, 4, 2]).
+    Halves at least once, and on to a side of 4 to 7 or to the second halving: 64 -> [64 ... 4], 8 -> [8, 4, 2].
 
     Raises:
         UserError: the size cannot be halved that far; the nearest sizes that can are named.
     """
     sides = _halvings(size)
-    if len(sides) < 2 or sides[-1] > LARGEST:
-        works = [s for s in range(4, 4 * size + 16) if len(_halvings(s)) >= 2 and _halvings(s)[-1] <= LARGEST]
-        below, above = [s for s in works if s < size][-1:], [s for s in works if s > size][:1]
-        near = " or ".join(str(s) for s in below + above)
+    if not _deep_enough(sides):
+        works = [s for s in range(4, 2 * size + 8) if _deep_enough(_halvings(s))]
+        nearest = [s for s in works if s < size][-1:] + [s for s in works if s > size][:1]
         raise UserError(
-            f"images of {size} x {size} pixels cannot be halved down to {SMALLEST}-{LARGEST}: use size {near}"
+            f"images of {size} x {size} pixels cannot be halved down to {LARGEST_BOTTOM} pixels or fewer, as these "
+            f"convolutional networks do: use size {' or '.join(map(str, nearest))}"
         )
     return sides
 
 
 def _halvings(size: int) -> list[int]:
     sides = [size]
-    while sides[-1] % 2 == 0 and sides[-1] > SMALLEST - 2 and (sides[-1] > LARGEST or len(sides) < 3):
+    while sides[-1] % 2 == 0 and sides[-1] > 2 and (sides[-1] > LARGEST_BOTTOM or len(sides) < 3):
         sides.append(sides[-1] // 2)
     return sides
+
+
+def _deep_enough(sides: list[int]) -> bool:
+    return len(sides) > 1 and sides[-1] <= LARGEST_BOTTOM
 
 
 def level_channels(sides: list[int], width: int) -> list[int]:

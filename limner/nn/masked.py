@@ -138,9 +138,9 @@ class GatedCache:
         self.rows = torch.zeros(n, weight.shape[1], weight.shape[2], columns + 2 * k, **new)  # newest last
         self.columns = torch.zeros(n, columns + k, weight.shape[1], **new)  # channels last: a window is one block
         self.v_bias, self.h_bias = layer.biases(label)
-        # (taps * in_channels, 2 width) and (width, width), so that a pixel is one matrix product.
+        # (taps * in_channels, 2 width), so that a pixel is one matrix product.
         self.horizontal = layer.horizontal.masked_weight.flatten(2).permute(2, 1, 0).flatten(0, 1).contiguous()
-        self.mix = layer.mix.masked_weight[:, :, 0, 0].T.contiguous()
+        self.mix = layer.mix.masked_weight[:, :, 0, 0]
         self.from_vertical: Tensor
 
     def row(self, v: Tensor) -> Tensor:
@@ -160,9 +160,8 @@ class GatedCache:
         """Column j (n, in_channels) of the horizontal input of this row to that of the output (n, width)."""
         self.put(j, h)
         window = self.columns[:, j : j + self.layer.reach + 1].flatten(1)  # (n, taps * in_channels), a view
-        mixed = torch.addmm(
-            self.layer.mix.bias, gate(torch.addmm(self.from_vertical[:, j], window, self.horizontal)), self.mix
-        )
+        gates = torch.addmm(self.from_vertical[:, j], window, self.horizontal)  # (n, 2 width)
+        mixed = F.linear(gate(gates), self.mix, self.layer.mix.bias)
         return mixed if self.layer.first else h + mixed
 
     def put(self, j: int, h: Tensor) -> None:

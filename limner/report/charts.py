@@ -23,13 +23,13 @@ INK, FAINT, PAPER = "#010203", "#040506", "#070809"
 def scatter(runs: Sequence[Run]) -> str:
     """Distance from held-out images against the time to draw an image; "" where fewer than two runs have both."""
     points = [
-        (run.label, colour(i), run.figure("seconds_batch"), run.figure("kid"))
-        for i, run in enumerate(runs)
+        (run.label, colour(run.index), run.figure("seconds_batch"), run.figure("kid"))
+        for run in runs
         if run.figure("seconds_batch") and run.figure("kid")
     ]
     if len(points) < 2:
         return ""
-    canvas, axes = _canvas(6.4, 3.7)
+    canvas, axes = _canvas(5.0, 3.6)
     positive = all(kid.value > 0 for *_, kid in points)
     axes.set_xscale("log")
     if positive and max(k.value for *_, k in points) / min(k.value for *_, k in points) > 8:
@@ -39,7 +39,7 @@ def scatter(runs: Sequence[Run]) -> str:
         axes.errorbar(time.value, kid.value, yerr=[[low], [2 * (kid.error or 0)]], color=c, lw=1.2, capsize=0)
         axes.plot(time.value, kid.value, "o", color=c, ms=8, mec=PAPER, mew=1.2)
         axes.annotate(
-            label, (time.value, kid.value), (8, 5), textcoords="offset points", color=INK, fontsize=10, weight="bold"
+            label, (time.value, kid.value), (8, 5), textcoords="offset points", color=INK, fontsize=9.5, weight="bold"
         )
     floor = points[0][3].floor
     if floor is not None and (floor > 0 or axes.get_yscale() == "linear"):
@@ -66,13 +66,13 @@ def scatter(runs: Sequence[Run]) -> str:
     return _svg(canvas, "scatter")
 
 
-def losses(run: Run, index: int) -> str:
+def losses(run: Run) -> str:
     """The losses of one run against training images seen; "" where there is no log."""
     if not run.curves:
         return ""
     canvas, axes = _canvas(3.6, 2.1)
     for k, (name, (x, y)) in enumerate(run.curves.items()):
-        c = colour(index) if k == 0 else FAINT
+        c = colour(run.index) if k == 0 else FAINT
         axes.plot(x, y, color=c, lw=0.7, alpha=0.35)
         axes.plot(x, smoothed(y), color=c, lw=1.6, label=name)
     if len(run.curves) > 1:
@@ -87,7 +87,7 @@ def losses(run: Run, index: int) -> str:
         axes.set_ylim(
             low - 0.08 * (high - low or 1), high + 0.08 * (high - low or 1)
         )  # the first steps may lie far above
-    return _svg(canvas, f"loss-{index}")
+    return _svg(canvas, f"loss-{run.index}")
 
 
 def colour(index: int) -> str:
@@ -96,8 +96,8 @@ def colour(index: int) -> str:
 
 
 def smoothed(y: Sequence[float]) -> list[float]:
-    """Exponential moving average over about a twentieth of the values, without the start's bias."""
-    keep = 1 - 1 / max(1.0, len(y) / 20)
+    """Exponential moving average over about a fortieth of the values, without the start's bias."""
+    keep = 1 - 1 / max(1.0, len(y) / 40)
     total = weight = 0.0
     out = []
     for value in y:

@@ -70,18 +70,18 @@ def write_page(comparison: Comparison, out: str | Path, *, title: str = "") -> P
         undefined=jinja2.StrictUndefined,
     )
     environment.globals.update(
-        strip=strip, hero=hero, two_rows=two_rows, number=numbers.figure, words_of=numbers.listing
+        strip=strip, hero=hero, two_rows=two_rows, number=numbers.figure, spread=numbers.spread_of
     )
     data = comparison.data
     page = environment.get_template("report.html.j2").render(
         c=comparison,
         title=title or default_title(comparison.runs, data["name"]),
         metrics=METRICS,
-        real=comparison.real_row(),
+        real=comparison.real(),
         headlines=words.headlines(comparison.runs, comparison.best),
-        colours=[charts.colour(i) for i in range(len(comparison.runs))],
+        colours=[charts.colour(run.index) for run in comparison.runs],
         scatter=charts.scatter(comparison.runs),
-        losses=[charts.losses(run, i) for i, run in enumerate(comparison.runs)],
+        losses=[charts.losses(run) for run in comparison.runs],
         steps=STEPS,
         row=ROW,
         today=date.today().isoformat(),

@@ -20,7 +20,6 @@ from limner.metrics.evaluate import measure, open_bench
 from limner.metrics.features import to_bytes
 from limner.metrics.figure import Evaluation, Figure
 from limner.metrics.registry import METRICS
-from limner.report import numbers
 from limner.report.table import floor_of
 from limner.report.words import Statement, separated, statements
 
@@ -41,7 +40,7 @@ class Pictures:
     neighbours: np.ndarray | None = None
     """(10, H, W, C), the training image nearest to each of the first samples."""
     copies: np.ndarray | None = None
-    """(10, H, W, C), reconstructions of the same held-out images for every run."""
+    """(24 or 10, H, W, C), reconstructions of the same held-out images for every run; 10 where each takes a search."""
     walk: np.ndarray | None = None
     """(4, 9, H, W, C)."""
     copies_how: str = ""
@@ -49,10 +48,12 @@ class Pictures:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
-    """One column of the comparison."""
+    """One of the models compared."""
 
+    index: int
+    """Its place among them, which decides its colour."""
     label: str
     """Its model's name, or its folder's where a name stands twice."""
     title: str
@@ -84,13 +85,14 @@ class Comparison:
     """By metric: the labels of the best run and of those that its spread does not tell from it; empty where all are alike."""
     statements: list[Statement]
 
-    def real_row(self) -> dict[str, str]:
-        """By metric: what real images reach, as text; empty where that is no question."""
-        row = {}
+    def real(self) -> dict[str, Figure]:
+        """By metric: what real images reach, where that is a question."""
+        found = {}
         for m in self.metrics:
-            f = next((run.figure(m) for run in self.runs if run.figure(m)), None)
-            row[m] = "" if f is None or f.floor is None else numbers.figure(floor_of(f), METRICS[m].unit)
-        return row
+            f = next((run.figure(m) for run in self.runs if run.figure(m) and run.figure(m).floor is not None), None)
+            if f is not None:
+                found[m] = floor_of(f)
+        return found
 
 
 TABLE = (
@@ -136,7 +138,17 @@ def gather(
         title, family, paper = (entry.title, entry.family, entry.paper) if entry else (name, "", "")
         say(f"{name}: pictures")
         columns.append(
-            Run(label, title, family, paper, str(folder or ""), evaluation, pictures(bench), curves(bench.stats))
+            Run(
+                len(columns),
+                label,
+                title,
+                family,
+                paper,
+                str(folder or ""),
+                evaluation,
+                pictures(bench),
+                curves(bench.stats),
+            )
         )
     metrics = [m for m in TABLE if any(m in e.figures for e in evaluations)]
     shown = {m: next(e.figures[m].protocol for e in evaluations if m in e.figures) for m in metrics}
@@ -209,24 +221,24 @@ def pictures(bench: Bench) -> Pictures:
         found = coverage.nearest(samples[:rows], bench.training_bytes)
         shown.neighbours = bench.training_bytes[found.index].numpy()
     else:
-        shown.missing["samples"] = "It draws no new images: there is no distribution of latents to draw from."
-    originals = bench.held_out(rows)["image"].to(bench.device)
+        shown.missing["samples"] = "It draws no new images."
+    originals = bench.held_out(min(HEROES, bench.n))["image"].to(bench.device)
     if bench.can("reconstruct"):
         with torch.no_grad():
             shown.copies = to_bytes(bench.model.reconstruct(originals).cpu(), levels).numpy()
         shown.copies_how = "through the model and back"
     elif bench.can("decode"):
-        shown.copies = to_bytes(project(bench.model, originals, seed=bench.seed).image.cpu(), levels).numpy()
+        shown.copies = to_bytes(project(bench.model, originals[:rows], seed=bench.seed).image.cpu(), levels).numpy()
         shown.copies_how = "found by latent search: it has no encoder"
     else:
-        shown.missing["copies"] = "No reconstruction: it has no latent that stands for an image."
+        shown.missing["copies"] = "it has no latent that stands for an image"
     try:
         ends = bench.held_out(min(2 * WALKS, bench.n // 2 * 2))["image"].to(bench.device)
         walk = interpolate(bench.model, images=ends, pairs=WALKS, steps=STEPS, generator=bench.seed)
         shown.walk = to_bytes(walk.images.flatten(0, 1).cpu(), levels).unflatten(0, walk.images.shape[:2]).numpy()
         shown.walk_how = walk.how
     except UserError as error:
-        shown.missing["walk"] = f"No interpolation: {error}."
+        shown.missing["walk"] = str(error)
     return shown
 
 

@@ -6,7 +6,8 @@ import math
 
 from limner.metrics.figure import Figure
 
-NARROW = " "
+SPACE = "\N{NO-BREAK SPACE}"
+"""Between a number and its unit: no line ends there."""
 
 
 def figure(f: Figure, unit: str = "", *, spread: bool = True) -> str:
@@ -15,13 +16,17 @@ def figure(f: Figure, unit: str = "", *, spread: bool = True) -> str:
         return seconds(f.value)
     if f.name in ("parameters", "train_images"):
         return count(f.value)
-    if f.name == "as_asked":
-        text = f"{100 * f.value:.0f} %"
-        return f"{text} ± {100 * f.error:.0f}" if spread and f.error else text
-    text = value(f.value, f.error)
-    if spread and f.error:
-        text += f" ± {value(f.error, f.error)}"
-    return f"{text} {unit}" if unit and math.isfinite(f.value) else text
+    text = f"{100 * f.value:.0f}{SPACE}%" if f.name == "as_asked" else value(f.value, f.error)
+    if spread and (error := spread_of(f)):
+        text += f"{SPACE}±{SPACE}{error}"
+    return f"{text}{SPACE}{unit}" if unit and math.isfinite(f.value) else text
+
+
+def spread_of(f: Figure) -> str:
+    """The standard error of a figure as text; "" where it has none, or where it is of a time and says little."""
+    if not f.error or not math.isfinite(f.error) or f.name.startswith("seconds"):
+        return ""
+    return f"{100 * f.error:.0f}{SPACE}%" if f.name == "as_asked" else value(f.error, f.error)
 
 
 def value(x: float, error: float | None = None) -> str:
@@ -41,20 +46,21 @@ def seconds(s: float) -> str:
     if not math.isfinite(s):
         return "–"
     if s >= 3600:
-        return f"{int(s // 3600)} h {int(s % 3600 // 60):02d} min"
-    if s >= 100:
-        return f"{int(s // 60)} min {int(s % 60):02d} s"
-    scaled, unit = next(
-        ((s * k, u) for k, u in ((1, "s"), (1e3, "ms"), (1e6, "µs")) if s * k >= 0.995), (s * 1e6, "µs")
-    )
-    return f"{scaled:.2g} {unit}" if scaled < 99.5 else f"{scaled:.0f} {unit}"
+        text = f"{int(s // 3600)} h {int(s % 3600 // 60):02d} min"
+    elif s >= 100:
+        text = f"{int(s // 60)} min {int(s % 60):02d} s"
+    else:
+        units = ((1, "s"), (1e3, "ms"), (1e6, "µs"))
+        x, unit = next(((s * k, u) for k, u in units if s * k >= 0.995), (s * 1e6, "µs"))
+        text = f"{x:.2g} {unit}" if x < 99.5 else f"{x:.0f} {unit}"
+    return text.replace(" ", SPACE)
 
 
 def count(n: float) -> str:
     """A count: 950, 12 k, 3.4 M, 1.2 G."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if n >= size:
-            return f"{n / size:.3g} {letter}"
+            return f"{n / size:.3g}{SPACE}{letter}"
     return f"{n:.0f}"
 
 

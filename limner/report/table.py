@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from limner.metrics.figure import Evaluation
+from limner.metrics.figure import Evaluation, Figure
 from limner.metrics.registry import METRICS
 from limner.report import numbers
 
@@ -32,10 +32,8 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def floor_of(f: Any) -> Any:
+def floor_of(f: Figure) -> Figure:
     """The floor of a figure as a figure of its own."""
-    from dataclasses import replace
-
     return replace(f, value=f.floor, error=f.floor_error)
 
 
@@ -50,9 +48,10 @@ def markdown(comparison: Comparison) -> str:
         ),
     ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    real = comparison.real_row()
-    if any(real.values()):
-        lines.append("| " + " | ".join(["*real images*", *(real[m] or "" for m in names)]) + " |")
+    real = comparison.real()
+    if real:
+        cells = [numbers.figure(real[m], METRICS[m].unit) if m in real else "" for m in names]
+        lines.append("| " + " | ".join(["*real images*", *cells]) + " |")
     for run in comparison.runs:
         cells = []
         for m in names:

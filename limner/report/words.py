@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 NOTABLE = 1.5
 """Ratio from which a difference in time or size is worth a sentence."""
+REPEATS = 0.3
+"""Novelty below which samples count as copies of training images."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ def quality(runs: Sequence[Run]) -> Statement | None:
         text.append(f"Two sets of real images are {floor} apart, and {listing(level)} cannot be told from that.")
     elif floor:
         text.append(f"Two sets of real images are {floor} apart; no model here is that near.")
+    if (novelty := next(r for r in runs if r.label == best).figure("novelty")) and novelty.value < REPEATS:
+        text.append(f"But {best} repeats its training images (see Variety): nearness alone does not make a model.")
     return Statement("quality", "Closest to real images.", " ".join(text))
 
 
@@ -109,13 +113,15 @@ def trade_off(runs: Sequence[Run]) -> Statement | None:
         text.append(f"{fast} draws an image {times(t1.value / t0.value)} as fast as {slow}, whose images are {gain}.")
     if len(front) == 1:
         text.append(f"{front[0][0]} is ahead of every other in both quality and speed.")
-    behind = [
-        f"{name} (behind {next(b[0] for b in front if _beats(b, (name, t, k)))})"
-        for name, t, k in both
-        if any(_beats(b, (name, t, k)) for b in front)
-    ]
-    if behind and len(front) > 1:
-        text.append(f"Slower and farther from real images than another at once: {listing(behind)}.")
+    behind: dict[str, list[str]] = {}
+    for name, t, k in both:
+        if ahead := [b[0] for b in front if _beats(b, (name, t, k))]:
+            behind.setdefault(ahead[-1], []).append(name)
+    if len(front) > 1:
+        text += [
+            f"{listing(names)} {'are' if len(names) > 1 else 'is'} both slower and farther from real images than {ahead}."
+            for ahead, names in behind.items()
+        ]
     return Statement("trade", "Quality against speed.", " ".join(text)) if text else None
 
 
@@ -134,7 +140,8 @@ def variety(runs: Sequence[Run]) -> Statement | None:
         if poor:
             each = listing([f"{name} ({figure(f)})" for name, f in poor])
             text.append(
-                f"A classifier finds {value(top.floor, top.floor_error)} equally frequent classes in real images. Fewer in the samples of {each}."
+                f"A classifier finds {value(top.floor, top.floor_error)} equally frequent classes in real images; "
+                f"fewer in the samples of {each}."
             )
             if (worst := poor[0])[1].value < 0.5 * worst[1].floor:
                 text.append(f"{worst[0]} has collapsed onto a part of what there is.")
@@ -142,7 +149,7 @@ def variety(runs: Sequence[Run]) -> Statement | None:
             text.append(
                 f"All draw as many kinds of images as there are ({value(top.floor, top.floor_error)} equally frequent classes)."
             )
-    copies = [(r.label, f) for r in runs if (f := r.figure("novelty")) and f.value < 0.3]
+    copies = [(r.label, f) for r in runs if (f := r.figure("novelty")) and f.value < REPEATS]
     for name, f in copies:
         text.append(
             f"{name}'s samples lie at {value(f.value)} of the distance from the training images at which new images lie: it repeats them."
@@ -183,22 +190,16 @@ def reconstruction(runs: Sequence[Run]) -> Statement | None:
         )
     others = [(name, f) for name, f in having if math.isfinite(f.value)]
     if others:
-        each = listing(
-            [
-                f"{name} {'at' if i == 0 else ''} {figure(f, 'dB', spread=False)}".replace("  ", " ")
-                for i, (name, f) in enumerate(others)
-            ]
+        each = listing([f"{name} {figure(f, 'dB', spread=False)}" for name, f in others])
+        text.append(f"Through a bottleneck and back, {each.replace(' ', ' reaches ', 1)}.")
+    searched = ranked(runs, "psnr_search", higher=True)
+    if searched:
+        names, found = (
+            listing([name for name, _ in searched]),
+            listing([figure(f, "dB", spread=False) for _, f in searched]),
         )
-        text.append(
-            f"Copies through a bottleneck lose something: {each}."
-            if perfect or len(others) > 1
-            else f"{each} after its bottleneck."
-        )
-    for r in runs:
-        if (f := r.figure("psnr_search")) is not None:
-            text.append(
-                f"{r.label} has no encoder; the nearest image that a search of its latents finds is at {figure(f, 'dB', spread=False)}."
-            )
+        has = "have" if len(searched) > 1 else "has"
+        text.append(f"{names} {has} no encoder; the nearest images that a search of the latents finds are at {found}.")
     without = [r.label for r in runs if not r.figure("psnr") and not r.figure("psnr_search")]
     if text and without:
         text.append(f"{listing(without)} {'have' if len(without) > 1 else 'has'} no latent for an image.")
@@ -236,7 +237,9 @@ def cost(runs: Sequence[Run]) -> Statement | None:
     if len(spent) > 1:
         (short, a), (long, b) = spent[0], spent[-1]
         if b.value / max(a.value, 1e-9) < NOTABLE:
-            text.append(f"All were trained for about the same time ({seconds(a.value)} to {seconds(b.value)}).")
+            span = f"{seconds(a.value)} to {seconds(b.value)}"
+            span = seconds(a.value) if seconds(a.value) == seconds(b.value) else span
+            text.append(f"All were trained for about the same time ({span}).")
         else:
             text.append(
                 f"Training took from {seconds(a.value)} ({short}) to {seconds(b.value)} ({long}): the figures above also reflect that."

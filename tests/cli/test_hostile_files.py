@@ -67,12 +67,18 @@ def test_a_pickle_in_place_of_the_weights_is_never_run(limner, run, tmp_path):
         ("model.safetensors", struct.pack("<Q", 2**60) + b"{}"),  # a header longer than the file
         ("model.safetensors", struct.pack("<Q", 2) + b"{}" + b"\x00" * 64),  # no tensors, trailing bytes
         ("model.safetensors", struct.pack("<Q", 12) + b'{"a": nope!}'),
-        ("model.safetensors", struct.pack("<Q", 66) + b'{"w":{"dtype":"F32","shape":[1000000],"data_offsets":[0,4000000]}}'),
+        (
+            "model.safetensors",
+            struct.pack("<Q", 66) + b'{"w":{"dtype":"F32","shape":[1000000],"data_offsets":[0,4000000]}}',
+        ),
         ("config.json", b""),
         ("config.json", b"[1, 2]"),
         ("config.json", b'{"model": "vea", "config": {}}'),
         ("config.json", b'{"model": "ae", "config": {"latent": -1}}'),
-        ("config.json", b'{"model": "ae", "config": {"network": "mlp", "size": 8, "latent": 3}}'),  # not what the weights are
+        (
+            "config.json",
+            b'{"model": "ae", "config": {"network": "mlp", "size": 8, "latent": 3}}',
+        ),  # not what the weights are
         ("config.json", b'{"model": "os:system", "config": {}}'),
         ("config.json", b"\xff\xfe\x00"),
     ],
@@ -84,7 +90,14 @@ def test_damaged_weights_and_configurations(limner, run, file, content):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"model_name = ", b'model_name = "ae"\n', b'model_name = "ae"\n[data]\n[train]\n[model]\n', b"\xff\xfe", b'model_name = "ae"\n[data]\ndata="digits"\n[train]\nimages = "many"\n[model]\n'],
+    [
+        b"",
+        b"model_name = ",
+        b'model_name = "ae"\n',
+        b'model_name = "ae"\n[data]\n[train]\n[model]\n',
+        b"\xff\xfe",
+        b'model_name = "ae"\n[data]\ndata="digits"\n[train]\nimages = "many"\n[model]\n',
+    ],
 )
 def test_damaged_settings(limner, run, content):
     (run / "run.toml").write_bytes(content)
@@ -140,7 +153,7 @@ def test_a_full_disk_during_a_save_keeps_the_checkpoint_before(limner, run, smal
     assert checkpoint.latest(run / "state", pytest.fail) is not None
     assert (run / "model.safetensors").read_bytes() == before
     assert hub.load(run).sample(1, generator=0).isfinite().all()
-    assert [p for p in run.rglob("*.tmp")] == [], "a temporary file was left behind"
+    assert list(run.rglob("*.tmp")) == [], "a temporary file was left behind"
     (small_disk / "filler").unlink()
     done = limner("resume", run)
     assert done.returncode == 0, done.stderr

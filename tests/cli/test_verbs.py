@@ -24,7 +24,18 @@ def test_help_and_import_are_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip().endswith("[]"), done.stdout
-    for verb in ("models", "data", "train", "resume", "sample", "reconstruct", "interpolate", "evaluate", "compare", "demo"):
+    for verb in (
+        "models",
+        "data",
+        "train",
+        "resume",
+        "sample",
+        "reconstruct",
+        "interpolate",
+        "evaluate",
+        "compare",
+        "demo",
+    ):
         assert verb in done.stdout
 
 
@@ -36,11 +47,15 @@ def test_models_lists_the_catalogue_with_capabilities(limner):
 
 
 def test_train_sample_reconstruct_interpolate_resume(limner, tmp_path):
-    done = limner("train", "vae", "--data", "digits", "--images", 3200, "--out", "run", "--seed", 7, "--model.latent", 5)
+    done = limner(
+        "train", "vae", "--data", "digits", "--images", 3200, "--out", "run", "--seed", 7, "--model.latent", 5
+    )
     assert done.returncode == 0, done.stderr
     assert "1,437 training images of 8x8" in done.stdout
     run = tmp_path / "run"
-    assert {"run.toml", "config.json", "model.safetensors", "stats.jsonl", "README.md", "state", "samples"} <= {p.name for p in run.iterdir()}
+    assert {"run.toml", "config.json", "model.safetensors", "stats.jsonl", "README.md", "state", "samples"} <= {
+        p.name for p in run.iterdir()
+    }
     assert json.loads((run / "config.json").read_text())["config"]["latent"] == 5
     last = json.loads((run / "stats.jsonl").read_text().splitlines()[-1])
     assert last["images"] == 3200
@@ -48,7 +63,10 @@ def test_train_sample_reconstruct_interpolate_resume(limner, tmp_path):
 
     done = limner("sample", "run", "-n", 4, "--seeds", "3,5-7", "--out", "drawn")
     assert done.returncode == 0, done.stderr
-    assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == ["grid.png", *(f"seed{i:05d}.png" for i in (3, 5, 6, 7))]
+    assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == [
+        "grid.png",
+        *(f"seed{i:05d}.png" for i in (3, 5, 6, 7)),
+    ]
     model = library.load(run)
     expected = to_uint8(model.sample(1, generator=[6]))[0, ..., 0]
     assert np.array_equal(np.asarray(Image.open(tmp_path / "drawn" / "seed00006.png")), expected)
@@ -171,7 +189,9 @@ def test_compare_writes_one_self_contained_page(limner, trained, tmp_path):
 
 
 def test_python_face(trained):
-    run = library.train("ae", data="digits", images=640, out=trained / "again", seed=0, device="cpu", quiet=True, config={"latent": 3})
+    run = library.train(
+        "ae", data="digits", images=640, out=trained / "again", seed=0, device="cpu", quiet=True, config={"latent": 3}
+    )
     model = library.load(run.path)
     assert model.config.latent == 3
     assert model.sample(16, generator=0).shape == (16, 1, 8, 8)

@@ -23,7 +23,9 @@ def images():
 
 def test_can_do_something(model):
     assert {"sample", "reconstruct", "score"} & set(capabilities.of(model))
-    assert capabilities.of(model) == capabilities.of(type(model)), "a capability that only instances have is not in the catalogue"
+    assert capabilities.of(model) == capabilities.of(type(model)), (
+        "a capability that only instances have is not in the catalogue"
+    )
 
 
 def test_sample_of_a_seed_is_the_same_in_any_batch(model):

@@ -25,7 +25,7 @@ start(plan({name!r}, **{settings!r}), {out!r}, quiet=True)
 
 
 def test_a_killed_run_goes_on_bit_for_bit(name, tmp_path):
-    settings = dict(images=16 * 24, batch=16, save_every=16 * 4, grid_every=10**6, seed=3)
+    settings = {"images": 16 * 24, "batch": 16, "save_every": 16 * 4, "grid_every": 10**6, "seed": 3}
     whole = start(plan(name, **settings), tmp_path / "whole", quiet=True)
 
     # A slower twin of the same run, killed without warning once it has saved and gone on for a random while.

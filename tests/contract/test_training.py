@@ -26,16 +26,17 @@ def test_every_trainable_parameter_gets_a_gradient(name):
 
 def mean_error(model, images) -> tuple[str, float, float]:
     """What a model that has learnt `images` by heart must reach: (what, error, stated bound). Asks for capabilities only."""
-    levels = getattr(model.config, "levels", 256)
     variance = float(images.var())
-    if can(model, "score"):
-        bits = torch.tensor(levels).log2()
-        return "bits/dim as a share of the uniform code", float(model.bits_per_dim(images).mean() / bits), 0.55
-    if can(model, "reconstruct"):
-        return "reconstruction error over variance", float((model.reconstruct(images) - images).square().mean()) / variance, 0.05
-    samples = model.sample(32, generator=0)
-    distance = torch.cdist(samples.flatten(1), images.flatten(1)).min(1).values.square() / images[0].numel()
-    return "distance of samples to the nearest image over variance", float(distance.mean()) / variance, 0.5
+    if can(model, "sample"):
+        # Independent draws of the same kind of image are 1 or more away: a model of the batch draws nearer to one of its images.
+        samples = model.sample(64, generator=0)
+        squares = torch.cdist(samples.flatten(1), images.flatten(1)).min(1).values.square() / images[0].numel()
+        return "squared distance of samples to the nearest image over variance", float(squares.mean()) / variance, 0.5
+    return (
+        "reconstruction error over variance",
+        float((model.reconstruct(images) - images).square().mean()) / variance,
+        0.05,
+    )
 
 
 def test_learns_one_batch_by_heart(name):
@@ -74,4 +75,6 @@ def test_a_moving_average_is_what_is_saved(name):
     moved = [n for n in raw if not torch.equal(raw[n], inside[n])]
     assert moved
     assert all(n.startswith(tuple(t.model.averaged)) for n in moved)
-    assert all(torch.equal(raw[n], p) for n, p in t.model.named_parameters()), "the weights in training were not put back"
+    assert all(torch.equal(raw[n], p) for n, p in t.model.named_parameters()), (
+        "the weights in training were not put back"
+    )

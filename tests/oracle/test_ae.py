@@ -6,9 +6,11 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
+from limner.errors import UserError
 from limner.model import Clock
 from limner.models.autoencoders import ae
 from limner.models.autoencoders.ae import AE, Config
+from limner.nn.conv_stacks import pyramid
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +95,12 @@ def test_latents_are_drawn_from_the_fitted_gaussian():
     z = model.latents(20_000, generator=0).double().numpy()
     np.testing.assert_allclose(z.mean(0), [1, -2, 3], atol=0.06)
     np.testing.assert_allclose(np.cov(z.T), (root @ root.T).numpy(), atol=0.15)
+
+
+def test_sizes_that_cannot_be_halved_are_refused_by_name():
+    assert pyramid(28) == [28, 14, 7]
+    assert pyramid(64) == [64, 32, 16, 8, 4]
+    assert [pyramid(size)[-1] for size in (8, 16, 20, 32, 48)] == [2, 4, 5, 4, 6]
+    with pytest.raises(UserError, match=r"30 x 30.*use size 28 or 32"):
+        AE(Config(size=30))
+    assert AE(Config(size=30, network="mlp")).reconstruct(torch.zeros(1, 1, 30, 30)).shape == (1, 1, 30, 30)

@@ -173,11 +173,13 @@ def test_inverse_in_both_precisions(channels, size, scales):
     assert (model.decode(model.encode(x)) - x).abs().max() < 1e-7
 
 
-def test_every_variable_of_the_image_depends_on_latents_and_no_scale_is_lost():
-    model = stirred(RealNVP(Config(size=8, levels=17, scales=3, width=8))).double().eval()
-    z = torch.randn(1, 64, dtype=torch.float64)
+def test_log_det_of_the_inverse_is_the_opposite():
+    model = stirred(RealNVP(Config(size=8, levels=17, scales=3, width=8)), 0.05).double().eval()
+    z = torch.randn(1, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     jacobian = torch.autograd.functional.jacobian(lambda v: model.flow.inverse(v).flatten(), z).view(64, 64)
-    assert torch.linalg.matrix_rank(jacobian) == 64
+    again, log_det = model.flow(model.flow.inverse(z))
+    assert (again - z).abs().max() < 1e-10
+    assert abs(torch.linalg.slogdet(jacobian)[1] + log_det) < 1e-8
 
 
 def test_untrained_flow_has_the_closed_form_bits_per_dim():
@@ -245,14 +247,14 @@ def test_dequantisation_and_back():
 def test_density_on_the_plane_integrates_to_one_and_learns_a_ring():
     generator = torch.Generator().manual_seed(0)
 
-    def ring(_, n=512):
+    def ring(_, n=256):
         angle = 2 * math.pi * torch.rand(n, generator=generator)
         radius = 2 + 0.3 * torch.randn(n, generator=generator)
         return torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
 
     torch.manual_seed(0)
-    flow = train(planar(), ring, 400, 5e-3).double()
-    axis = torch.linspace(-6, 6, 801, dtype=torch.float64)
+    flow = train(planar(32), ring, 300, 1e-2).double()
+    axis = torch.linspace(-6, 6, 481, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)
     with torch.no_grad():
         z, log_det = flow(grid)

@@ -90,7 +90,9 @@ def test_average_has_the_stated_half_life_and_copies_buffers():
         layer.running_mean.fill_(7.0)
     for _ in range(10):
         average.update(images=10**9, batch=10, halflife=100, rampup=0.5)
-    assert float(average.copies[0].weight.detach()) == pytest.approx(2.0, rel=1e-5)  # half of the way after one half-life
+    assert float(average.copies[0].weight.detach()) == pytest.approx(
+        2.0, rel=1e-5
+    )  # half of the way after one half-life
     assert float(average.copies[0].running_mean) == 7.0
 
 
@@ -122,7 +124,9 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights():
     class Explodes(Scale):
         def train_step(self, batch, clock):
             w = self.layer.weight.squeeze()
-            yield Update("first", (w * 0).sqrt() if clock.step == 2 else (w - 1) ** 2)  # d sqrt(0) is infinite, times 0: nan
+            yield Update(
+                "first", (w * 0).sqrt() if clock.step == 2 else (w - 1) ** 2
+            )  # d sqrt(0) is infinite, times 0: nan
 
     t = make(Explodes())
     with pytest.raises(UserError, match="gradient norm is nan"):
@@ -170,7 +174,9 @@ def test_a_logger_that_fails_never_stops_training():
     t = make()
     t.events = Events([Bad(), Good()])
     assert t.run()
-    assert [m for m in told if isinstance(m, str)] == ["warning: Bad failed (no space left) and is switched off; training goes on"]
+    assert [m for m in told if isinstance(m, str)] == [
+        "warning: Bad failed (no space left) and is switched off; training goes on"
+    ]
     assert any(isinstance(m, dict) for m in told)
 
 
@@ -180,15 +186,31 @@ def test_missing_inputs_and_wrong_sizes_are_refused_before_the_first_step():
 
     with pytest.raises(UserError, match="needs 'mask'"):
         make(Needs())
-    with pytest.raises(UserError, match="1x8x8.*3x16x16"):
+    with pytest.raises(UserError, match=r"1x8x8.*3x16x16"):
         make(Scale(ImageConfig(size=16, channels=3)))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_exits_cleanly(number, tmp_path):
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "limner", "train", "ae", "--data", "digits", "--out", str(out), "--images", "5000000", "--device", "cpu"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "limner",
+        "train",
+        "ae",
+        "--data",
+        "digits",
+        "--out",
+        str(out),
+        "--images",
+        "5000000",
+        "--device",
+        "cpu",
+    ]
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert child.stdout is not None
     for line in child.stdout:
         if "images/s" in line or "/s" in line:

@@ -26,14 +26,16 @@ def two_ranks(name, settings, out, tmp_path):
     tests = os.path.dirname(os.path.dirname(__file__))
     script.write_text(CHILD.format(tests=tests, name=name, settings=settings, out=str(out)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(sorted((out / "state").glob("*.pt"))[-1], weights_only=True)
 
 
 @pytest.mark.parametrize("name", ["ae", "pixelcnn"])
 def test_two_ranks_equal_one(name, tmp_path):
-    settings = dict(images=16 * 6, batch=16, seed=2, precision="float32")
+    settings = {"images": 16 * 6, "batch": 16, "seed": 2, "precision": "float32"}
     one = start(plan(name, **settings), tmp_path / "one", quiet=True)
     alone = torch.load(sorted((one.path / "state").glob("*.pt"))[-1], weights_only=True)
     together = two_ranks(name, settings, tmp_path / "two", tmp_path)

@@ -14,8 +14,9 @@ in two stacks, of the rows above and of the own row, so that no earlier pixel is
 Source: van den Oord, Kalchbrenner, Vinyals, Espeholt, Graves & Kavukcuoglu 2016, "Conditional Image Generation with
 PixelCNN Decoders"; the colour masks of van den Oord et al. 2016, "Pixel Recurrent Neural Networks", section 3.4.
 Deviations: `output = "logistic_mixture"` takes the output distribution of PixelCNN++ (Salimans et al. 2017), whose coupling of
-the means does R -> G -> B in place of masked features; `"categorical"` is the paper's softmax over the grey levels. The image
-has a further channel of ones, so that the edge of the image is not mistaken for mid-grey. The gate's sigmoid is sigmoid(2b).
+the means does R -> G -> B in place of masked features; `"categorical"` is the paper's softmax over the grey levels. The first
+layer also sees where the image is darkest (many images have a background of exactly that level) and ones, so that padding is
+not mistaken for mid-grey. The gate's sigmoid is sigmoid(2b). Horizontal features of the first layer have no residual.
 """
 
 from __future__ import annotations
@@ -82,9 +83,11 @@ class PixelCNNNetwork(nn.Module):
         # With a softmax each colour has its own features; a mixture predicts the pixel as a whole, so there is one group.
         self.groups = c.channels if c.output == "categorical" else 1
         colours = channel_groups(c.channels, self.groups)
-        in_groups = torch.cat([colours, torch.tensor([self.groups])])  # the ones: of no use at the pixel itself
+        in_groups = torch.cat(
+            [colours, colours, torch.tensor([self.groups])]
+        )  # the ones are of no use at the pixel itself
         outputs = c.channels * c.levels if c.output == "categorical" else mixture_channels(c.channels, c.components)
-        self.first = GatedLayer(c.channels + 1, c.width, c.first_kernel, self.groups, c.classes, in_groups)
+        self.first = GatedLayer(len(in_groups), c.width, c.first_kernel, self.groups, c.classes, in_groups)
         self.layers = nn.ModuleList(
             GatedLayer(c.width, c.width, c.kernel, self.groups, c.classes) for _ in range(c.layers)
         )
@@ -100,17 +103,17 @@ class PixelCNNNetwork(nn.Module):
     def _spread_components(self, c: Config) -> None:
         # Start with the components side by side over the grey scale, each about as wide as its share of it.
         k = c.components
-        logits, means, log_scales = self.output.bias[: k * (1 + 2 * c.channels)].split(
-            [k, k * c.channels, k * c.channels]
-        )
+        assert self.output.bias is not None
+        sizes = [k, k * c.channels, k * c.channels]
+        logits, means, log_scales = self.output.bias[: sum(sizes)].split(sizes)
         logits.zero_()
         means.copy_(torch.linspace(-1, 1, k + 2)[1:-1].repeat_interleave(c.channels))
         log_scales.fill_(-math.log(k))
 
     @staticmethod
     def features(image: Tensor) -> Tensor:
-        """The image (B, C, ...) with a channel of ones."""
-        return torch.cat([image, torch.ones_like(image[:, :1])], dim=1)
+        """What the first layer sees, (B, 2C + 1, ...): the image (B, C, ...), where it is darkest, and ones."""
+        return torch.cat([image, (image == -1).to(image.dtype), torch.ones_like(image[:, :1])], dim=1)
 
     def head(self, h: Tensor) -> Tensor:
         return self.output(F.relu(self.hidden(F.relu(h))))
@@ -219,8 +222,17 @@ class PixelCNN(Model):
         generator: Seed = 0,
         temperature: float = 1.0,
     ) -> Tensor:
-        """Images (B, C, H, W) whose first `rows` rows are kept and whose rest is drawn given them; else as `sample`."""
-        return self._draw(image.clone(), rows, label, generator, temperature, cached=True)
+        """Images (B, C, H, W) whose first `rows` rows are kept and whose rest is drawn given them; else as `sample`.
+
+        Raises:
+            UserError: images of another shape than the model's, or rows it does not have; else as `sample`.
+        """
+        if tuple(image.shape[1:]) != self.image_shape or not 0 <= rows <= image.shape[2]:
+            shape = "x".join(map(str, image.shape[1:]))
+            raise UserError(
+                f"{rows} rows of {shape} images: the model has images of {'x'.join(map(str, self.image_shape))}"
+            )
+        return self._draw(image, rows, label, generator, temperature, cached=True)
 
     def _draw(
         self, image: Tensor, rows: int, label: Tensor | int | None, generator: Seed, temperature: float, cached: bool
@@ -235,7 +247,7 @@ class PixelCNN(Model):
             label = noise.integers(c.classes)
         labels = self._labels(label, n)
         network = copy.deepcopy(self.network).to(dtype).eval()
-        image = image.to(device, dtype)
+        image = values_of(levels_of(image.to(device, dtype), c.levels), c.levels)  # float32 values are rounded
         image[:, :, rows:] = 0
         walk = self._cached_params if cached else self._naive_params
         for i, j, colour, params in walk(network, image, rows, labels):
@@ -273,7 +285,7 @@ class PixelCNN(Model):
         """What `_naive_params` gives, each feature computed once."""
         n, _, height, width = image.shape
         layers = [GatedCache(layer, n, width, label) for layer in (network.first, *network.layers)]
-        hidden, output = (m.masked_weight[:, :, 0, 0].T.contiguous() for m in (network.hidden, network.output))
+        hidden, output = (m.masked_weight[:, :, 0, 0] for m in (network.hidden, network.output))
         above = torch.zeros_like(network.features(image[:, :, 0]))  # the row above the first is padding
         for i in range(height):
             v = above
@@ -284,8 +296,8 @@ class PixelCNN(Model):
                     h = network.features(image[:, :, i, j])
                     for layer in layers:
                         h = layer.pixel(j, h)
-                    h = F.relu(torch.addmm(network.hidden.bias, F.relu(h), hidden))
-                    yield i, j, colour, torch.addmm(network.output.bias, h, output)
+                    h = F.relu(F.linear(F.relu(h), hidden, network.hidden.bias))
+                    yield i, j, colour, F.linear(h, output, network.output.bias)
                 layers[0].put(j, network.features(image[:, :, i, j]))
             above = network.features(image[:, :, i])
 

@@ -15,7 +15,9 @@ classifier-free guidance (Ho & Salimans 2022).
 Stated deviations: the times of a batch are spread evenly over 1 .. T from one random offset, each still uniform (Kingma
 et al. 2021, appendix I.1); the default schedule and prediction are cosine and v; the time scales and shifts the U-Net's
 normalised features instead of being added (Nichol & Dhariwal 2021); x_1 is decoded with at least half the variance beta_1
-(the posterior's is 0 there); the bound's part of the loss with learned variance is in bits per dimension.
+(the posterior's is 0 there); the bound's part of the loss with learned variance is in bits per dimension. As in the papers
+the last x_T keeps a trace of signal (abar_T is 4e-5, cosine 2e-9) and sampling starts from N(0, I) all the same; the bound
+counts the difference as L_T.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ class Config(ImageConfig):
     schedule: Literal["cosine", "linear"] = "cosine"
     """How the noise grows with the time."""
     prediction: Prediction = "v"
-    """What the network predicts: the noise (as in the paper), v = a epsilon - s x0, or the clean image."""
+    """What the network predicts: the noise (as in the paper; with the cosine schedule it needs `clip`), v = a epsilon - s x0, or the clean image."""
     variance: Literal["small", "large", "learned"] = "small"
     """sigma_t^2 of the reverse steps: the posterior's, beta_t, or learned between the two for every pixel, which betters the bound."""
     label_dropout: Fraction = 0.1
@@ -178,7 +180,7 @@ class DDPM(Model):
     def _unet(self, x: Tensor, t: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The prediction and, where the variance is learned, its fraction of the way (in the logarithm) from beta~ to beta."""
         # The network is told the time on a scale of 1000, whatever T.
-        output = self.unet(x, (t * (1000 / self.config.timesteps)).to(x.device, torch.float32), label).float()
+        output = self.unet(x, (t * (1000 / self.config.timesteps)).float().to(x.device), label).float()
         if self.config.variance != "learned":
             return output, None
         output, v = output.chunk(2, dim=1)
