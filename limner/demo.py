@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import time
 import webbrowser
 from pathlib import Path
 
 from limner.data import open_data
-from limner.data.dataset import Dataset
 from limner.data.settings import DataConfig
+from limner.training.budget import fit
 from limner.training.folder import RunFolder
-from limner.training.loop import Trainer
 from limner.training.plan import Plan, defaults, replace
 from limner.training.run import resume, start
 
 SHARES = {"ae": 1, "vae": 2, "realnvp": 4, "pixelcnn": 4, "gan": 4, "ddpm": 5}
 """The models of the demo, and the parts of the time that each is given to become recognisable."""
-CALIBRATION = 1.5
-"""Seconds in which the speed of a model on this machine is measured."""
 
 
 def demo(
@@ -49,7 +45,9 @@ def demo(
         if RunFolder(folder).exists:
             resume(folder)
         else:
-            start(fitted(name, source, dataset, seconds, seed), folder, dataset=dataset)
+            chosen, settings, config = defaults(name, dataset)
+            plan = Plan(name, chosen, source, replace(settings, {"seed": seed}, where="demo"), config)
+            start(fit(plan, dataset, seconds), folder, dataset=dataset)
         runs.append(folder)
     print("\n== the comparison", flush=True)
     report = Path(compare(runs, out=Path(out) / "report.html", say=print))
@@ -57,24 +55,3 @@ def demo(
     if show:
         webbrowser.open(report.resolve().as_uri())
     return report
-
-
-def fitted(name: str, source: DataConfig, dataset: Dataset, seconds: float, seed: int) -> Plan:
-    """The model's preset with as many training images as this machine sees in `seconds`."""
-    chosen, settings, config = defaults(name, dataset)
-    plan = Plan(name, chosen, source, replace(settings, {"seed": seed}, where="demo"), config)
-    budget = max(seconds - CALIBRATION, 1.0)
-    images = max(int(speed(plan, dataset) * budget), 10 * settings.batch)
-    changes = {"images": images, "warmup": min(settings.warmup, images // 10)}
-    return Plan(name, chosen, source, replace(plan.train, changes, where="demo"), config)
-
-
-def speed(plan: Plan, dataset: Dataset) -> float:
-    """Images a second that training sees here, measured on a model that is then thrown away."""
-    trainer = Trainer(plan.build(), dataset, plan.train)
-    trainer.step()  # the first step allocates and initialises
-    steps, started = 0, time.perf_counter()
-    while time.perf_counter() - started < CALIBRATION:
-        trainer.step()
-        steps += 1
-    return steps * plan.train.batch / (time.perf_counter() - started)

@@ -31,15 +31,24 @@ def run(arguments: list[str]) -> None:
             )
         tyro.cli(train, prog="limner train", args=["--help"])
 
-    from limner.training.run import start
+    from limner.training.budget import fit, with_images
+    from limner.training.folder import RunFolder
+    from limner.training.run import default_folder, start
 
     plan, dataset, rest = parse(arguments)
+    folder = RunFolder(rest.out or default_folder(plan))
+    if rest.minutes is not None:
+        if rest.minutes <= 0:
+            raise UserError(f"--minutes {rest.minutes}: give a positive number")
+        # How many images that is was measured when the run was begun, and stands in its settings.
+        images = folder.train_config.images if folder.exists else None
+        plan = fit(plan, dataset, 60 * rest.minutes) if images is None else with_images(plan, images)
     if rest.dry_run:
         print(plan.toml())
         size = sum(p.numel() for p in plan.build().parameters())
         print(f"# {size:,} parameters; {len(dataset):,} training images; nothing was trained")
     else:
-        start(plan, rest.out, dataset=dataset)
+        start(plan, folder.path, dataset=dataset)
 
 
 def parse(arguments: list[str]) -> tuple[Plan, Any, Any]:
@@ -74,6 +83,7 @@ def _command(model: Any, settings: Any) -> type:
         ("settings", OmitArgPrefixes[TrainConfig], dataclasses.field(default=settings or TrainConfig())),
         ("preset", str | None, dataclasses.field(default=None)),
         ("out", str | None, dataclasses.field(default=None)),
+        ("minutes", float | None, dataclasses.field(default=None)),
         ("dry_run", bool, dataclasses.field(default=False)),
     ]
     if model is not None:
@@ -85,6 +95,7 @@ def _command(model: Any, settings: Any) -> type:
         name: the model, see `limner models`.
         preset: a configuration known to work; by default the one nearest to the size of the images.
         out: the run folder; runs/MODEL-DATA by default.
+        minutes: train for about so long, instead of --images; this machine's speed is measured first.
         dry_run: print the whole plan and stop.
     """
     return made

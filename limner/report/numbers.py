@@ -35,7 +35,7 @@ def value(x: float, error: float | None = None) -> str:
         return "∞" if x > 0 else "–" if math.isnan(x) else "-∞"
     if error and math.isfinite(error):
         lead = math.floor(math.log10(error))
-        decimals = -lead + (1 if error / 10**lead < 3 else 0)
+        decimals = -lead + (1 if error / 10**lead < 2.95 else 0)
     else:
         decimals = 2 - math.floor(math.log10(abs(x))) if x else 2
     return f"{x:.{min(max(decimals, 0), 6)}f}".replace("-", "−")

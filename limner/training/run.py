@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from limner.data.dataset import Dataset
-from limner.data.grid import save_grid
-from limner.data.settings import DataConfig
-
 from limner import capabilities, hub
 from limner.config import from_mapping
 from limner.data import open_data
+from limner.data.dataset import Dataset
+from limner.data.grid import save_grid
+from limner.data.settings import DataConfig
 from limner.errors import UserError
 from limner.training import checkpoint
 from limner.training.events import Events, Sink, StatsFile, TensorBoard, for_person
@@ -82,7 +82,7 @@ def start(
     plan: Plan, out: str | Path | None = None, *, dataset: Dataset | None = None, quiet: bool = False
 ) -> RunFolder:
     """Carry out a plan; goes on where an earlier run with the same plan stopped."""
-    folder = RunFolder(out or Path("runs") / f"{plan.name}-{Path(plan.data.data).stem}")
+    folder = RunFolder(out or default_folder(plan))
     if folder.exists:
         _same(folder, plan)
     # Everything that can be refused is refused before anything is written.
@@ -92,6 +92,11 @@ def start(
     if ranks.first:
         folder.create(plan.name, plan.preset, plan.data, plan.train, plan.model)
     return _go(folder, model, dataset, plan.train, ranks, quiet)
+
+
+def default_folder(plan: Plan) -> Path:
+    """Where a run goes that was not told where."""
+    return Path("runs") / f"{plan.name}-{Path(plan.data.data).stem}"
 
 
 def resume(out: str | Path, *, images: int | None = None, device: str | None = None, quiet: bool = False) -> RunFolder:
@@ -177,7 +182,7 @@ def _introduction(folder: RunFolder, trainer: Trainer, data: Dataset) -> list[st
     size = sum(p.numel() for p in trainer.model.parameters())
     lines = [
         f"{folder.name}: {size:,} parameters on {trainer.device}"
-        + (", bfloat16 autocast" if trainer.autocast is not __import__("contextlib").nullcontext else "")
+        + (", bfloat16 autocast" if trainer.autocast is not contextlib.nullcontext else "")
         + (f", {trainer.ranks.world} processes" if trainer.ranks.world > 1 else ""),
         f"{data.name}: {len(data):,} training images of {data.size}x{data.size}, {data.channels} channel{'s' * (data.channels > 1)}",
     ]

@@ -57,7 +57,7 @@ def test_every_pixel_and_channel_sees_all_that_is_before_it_and_nothing_else(cha
 
 def test_has_no_blind_spot():
     # One stack masked in the plane, 7x7 A and seven 3x3 B, sees 192 pixels from here; the whole causal context is 220.
-    model = build(size=28, first_kernel=7, kernel=3, layers=7, width=4, head=4, levels=2)
+    model = build(size=28, first_kernel=7, kernel=3, layers=7, width=12, head=12, levels=2)
     found = seen(model, 20, 14, slice(None))
     above = set(itertools.product(range(10, 20), range(4, 25), [0]))
     left = {(20, x, 0) for x in range(4, 14)}

@@ -90,9 +90,9 @@ class DDPM(Model):
     PRESETS: ClassVar = {
         "8px": Preset(
             8,
-            Config(size=8, width=32, multipliers=(1, 2), blocks=1, attention=(2,), lr=2e-3),
+            Config(size=8, width=24, multipliers=(1, 2), blocks=1, attention=(2,), steps=25, lr=2e-3),
             train={
-                "images": 150_000,
+                "images": 60_000,
                 "batch": 64,
                 "warmup": 3_000,
                 "schedule": "cosine",
