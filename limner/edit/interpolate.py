@@ -8,6 +8,7 @@ dimensions are too short under the linear walk (the middle has half the variance
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ class Interpolation:
 
 @torch.no_grad()
 def interpolate(
-    model: object,
+    model: Any,
     *,
     images: Tensor | None = None,
     pairs: int = 4,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from limner import capabilities
+from limner.edit.projection import project
 from limner.errors import UserError
 from limner.metrics.classifier import Classifier, classifier_of, reserved
 from limner.metrics.features import Extractor, Pixels, describe, to_bytes
@@ -33,7 +34,7 @@ class Bench:
     Args:
         model: in evaluation mode.
         train, test: the two splits of its data.
-        n: images to draw and to compare with. Fewer where the data hold out fewer.
+        n: images to draw and to compare with, and held-out images to score and reconstruct. Fewer where the data hold out fewer.
         batch: images drawn at once.
         seed: of the samples and of the choice of held-out images.
         options: extra keywords by verb, for models that take them: {"score": {"samples": 100}, "sample": {"steps": 50}}.
@@ -55,13 +56,14 @@ class Bench:
         say: Callable[[str], None] = lambda line: None,
     ):
         self.model, self.train, self.test = model, train, test
-        self.n, self.batch, self.seed = min(n, len(test.images)), batch, seed
+        self.n = self.m = min(n, len(test.images))
+        self.batch, self.seed = batch, seed
         self.options = {verb: dict(values) for verb, values in (options or {}).items()}
         self.stats, self.say = list(stats), say
         self.device = next(model.parameters()).device
         self._drawn: list[Tensor] = []  # batches of samples, float, in order
         self._times: list[tuple[int, float]] = []  # images and seconds of each batch drawn
-        self._first_single: float | None = None
+        self._copies = self._found = torch.empty(0, dtype=torch.uint8)
         self._check_options()
 
     def _check_options(self) -> None:
@@ -102,14 +104,13 @@ class Bench:
         """Which n held-out images are used: a seeded choice of which a smaller n takes the first."""
         return torch.randperm(len(self.test.images), generator=torch.Generator().manual_seed(self.seed))
 
-    def held_out(self, n: int | None = None) -> dict[str, Tensor]:
+    def held_out(self, n: int) -> dict[str, Tensor]:
         """The first n held-out images as a batch: "image" (n, C, H, W) in [-1, 1] and, where there are labels, "label"."""
-        return dict(self.test.batch(self.held_out_indices[: self.n if n is None else n], "cpu"))
+        return dict(self.test.batch(self.held_out_indices[:n].numpy(), "cpu"))
 
-    @cached_property
-    def held_out_bytes(self) -> Tensor:
-        """(n, H, W, C) uint8."""
-        return torch.from_numpy(self.test.images[self.held_out_indices[: self.n].numpy()])
+    def held_out_bytes(self, n: int) -> Tensor:
+        """The first n held-out images (n, H, W, C) uint8."""
+        return torch.from_numpy(self.test.images[self.held_out_indices[:n].numpy()])
 
     @cached_property
     def training_bytes(self) -> Tensor:
@@ -133,7 +134,7 @@ class Bench:
     @cached_property
     def asked(self) -> Tensor | None:
         """(n,) the classes asked for: those of the held-out images compared with; None of an unconditional model."""
-        return self.test.batch(self.held_out_indices[: self.n], "cpu")["label"] if self.conditional else None
+        return self.test.batch(self.held_out_indices[: self.n].numpy(), "cpu")["label"] if self.conditional else None
 
     def draw(self, n: int) -> Tensor:
         """The first n samples (n, C, H, W) in [-1, 1] of the seed; those drawn before are not drawn again."""
@@ -169,37 +170,77 @@ class Bench:
     def seconds_per_image(self, batch: int) -> tuple[float, float]:
         """Median seconds per image drawn `batch` at a time, and half the range between the quickest and slowest repeat.
 
-        Batches drawn for other metrics count as repeats; at least three are made unless one takes over five seconds.
+        Batches drawn for other metrics count as repeats; at least three are made unless one takes over two seconds.
         """
         full = [seconds / count for count, seconds in self._times if count == batch]
         full = full[1:] if len(full) > 3 else full  # the first also pays for warming up
         label = {} if not self.conditional else {"label": 0}
         if not full:
             self.model.sample(1, generator=0, **label, **self.options.get("sample", {}))  # warm-up
-        while len(full) < 3 and not (full and full[-1] * batch > 5):
+        while len(full) < 3 and not (full and full[-1] * batch > 2):
             start = self._clock()
             self.model.sample(batch, generator=mix(self.seed, len(full)), **label, **self.options.get("sample", {}))
             full.append((self._clock() - start) / batch)
         return statistics.median(full), (max(full) - min(full)) / 2
 
-    def fit(self, budget: float) -> int:
-        """Shrink n, by halves down to 32, until drawing n samples is expected to take at most `budget` seconds."""
-        if self.can("sample") and self.n > 32:
-            self.draw(min(self.batch, self.n))
-            per_image = min(seconds / count for count, seconds in self._times)
-            while self.n > 32 and self.n * per_image > budget:
-                self.n = max(32, self.n // 2)
-            self._forget()
-        return self.n
+    # ---- what the model makes of held-out images
 
-    def limit(self, n: int) -> None:
-        """Set n to `n` where that is less."""
-        if n < self.n:
-            self.n = n
-            self._forget()
+    def bits(self, n: int) -> Tensor:
+        """(n,) float64 bits per dimension of the first n held-out images."""
+        batch, every = self.held_out(n), seeds(self.seed, n)
+        values = []
+        for start in range(0, n, CHUNK):
+            part = slice(start, min(start + CHUNK, n))
+            label = {"label": batch["label"][part].to(self.device)} if self.conditional else {}
+            image = batch["image"][part].to(self.device)
+            with torch.no_grad():
+                bits = self.model.bits_per_dim(image, generator=every[part], **label, **self.options.get("score", {}))
+            values.append(bits.double().cpu())
+        return torch.cat(values)
+
+    def copies(self, n: int) -> Tensor:
+        """(n, H, W, C) uint8, the first n held-out images through the model and back. The last result is kept."""
+        if len(self._copies) < n:
+            with torch.no_grad():
+                parts = [
+                    self.model.reconstruct(x.to(self.device)).cpu() for x in self.held_out(n)["image"].split(CHUNK)
+                ]
+            self._copies = to_bytes(torch.cat(parts), self.test.levels)
+        return self._copies[:n]
+
+    def found(self, n: int) -> Tensor:
+        """(n, H, W, C) uint8, the nearest to the first n held-out images that a latent search finds. The last result is kept."""
+        if len(self._found) < n:
+            image = project(self.model, self.held_out(n)["image"].to(self.device), seed=self.seed).image
+            self._found = to_bytes(image.cpu(), self.test.levels)
+        return self._found[:n]
+
+    # ---- how many
+
+    def fit(self, budget: float) -> tuple[int, int]:
+        """Shrink n and m, by halves down to 32, until drawing n samples, and scoring or reconstructing m held-out images, are each
+        expected to take at most `budget` seconds. Returns both."""
+        if self.can("sample"):
+            self.draw(min(self.batch, self.n))
+            self.n = _halved(self.n, budget, min(seconds / count for count, seconds in self._times))
+        slowest = 0.0
+        for capability, work in (("score", self.bits), ("reconstruct", self.copies)):
+            if self.can(capability):
+                self._copies = self._copies[:0]
+                start = self._clock()
+                work(min(16, self.m))
+                slowest = max(slowest, (self._clock() - start) / min(16, self.m))
+        self.m = _halved(self.m, budget, slowest)
+        self._forget()
+        return self.n, self.m
+
+    def limit(self, n: int, m: int) -> None:
+        """Set n and m to these where they are less."""
+        self.n, self.m = min(n, self.n), min(m, self.m)
+        self._forget()
 
     def _forget(self) -> None:
-        for name in ("held_out_bytes", "reserved_bytes", "asked", "samples_bytes"):
+        for name in ("reserved_bytes", "asked", "samples_bytes"):
             self.__dict__.pop(name, None)
 
     # ---- features
@@ -224,6 +265,12 @@ class Bench:
     def extractor_id(self) -> str:
         """The extractor in a protocol."""
         return describe(self.extractor)
+
+
+def _halved(n: int, budget: float, seconds: float) -> int:
+    while n > 32 and n * seconds > budget:
+        n = max(32, n // 2)
+    return n
 
 
 def extra_keywords(method: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -95,14 +96,15 @@ def classifier_of(train: Dataset, test: Dataset) -> Classifier:
     Raises:
         ValueError: the data have no labels.
     """
-    if train.labels is None or test.labels is None or not train.class_names:
+    labels, test_labels = train.labels, test.labels
+    if labels is None or test_labels is None or not train.class_names:
         raise ValueError("a classifier needs labelled data")
     size, channels, classes = min(train.size, SIZE), train.channels, train.classes
     network = Network(channels, size, classes)
 
     def build(folder: Path) -> None:
-        _train(network, train)
-        accuracy = {"accuracy": repr(_accuracy(network, test))}
+        _train(network, train.images, labels)
+        accuracy = {"accuracy": repr(_accuracy(network, test.images, test_labels))}
         write_atomically(folder / WEIGHTS, safetensors.torch.save(network.state_dict(), metadata=accuracy))
 
     def load(folder: Path) -> float:
@@ -129,8 +131,8 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()[:12]
 
 
-def _train(network: Network, train: Dataset) -> None:
-    seen = torch.ones(len(train.labels), dtype=torch.bool)
+def _train(network: Network, images: np.ndarray, labels: np.ndarray) -> None:
+    seen = torch.ones(len(labels), dtype=torch.bool)
     seen[reserved(len(seen))] = False
     indices, batch = seen.nonzero().flatten(), 100
     steps = min(IMAGES_SEEN, PASSES * len(indices)) // batch
@@ -148,8 +150,8 @@ def _train(network: Network, train: Dataset) -> None:
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
         for step in range(steps):
             chosen = indices[order[step * batch : (step + 1) * batch]].numpy()
-            x = to_floats(torch.from_numpy(train.images[chosen]), SIZE)
-            loss = F.cross_entropy(network(x), torch.from_numpy(train.labels[chosen]), label_smoothing=0.05)
+            x = to_floats(torch.from_numpy(images[chosen]), SIZE)
+            loss = F.cross_entropy(network(x), torch.from_numpy(labels[chosen]), label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -158,9 +160,9 @@ def _train(network: Network, train: Dataset) -> None:
 
 
 @torch.no_grad()
-def _accuracy(network: Network, test: Dataset) -> float:
+def _accuracy(network: Network, images: np.ndarray, labels: np.ndarray) -> float:
     right = 0
-    for start in range(0, len(test.labels), 500):
-        found = network(to_floats(torch.from_numpy(test.images[start : start + 500]), SIZE)).argmax(1)
-        right += int((found == torch.from_numpy(test.labels[start : start + 500])).sum())
-    return right / len(test.labels)
+    for start in range(0, len(labels), 500):
+        found = network(to_floats(torch.from_numpy(images[start : start + 500]), SIZE)).argmax(1)
+        right += int((found == torch.from_numpy(labels[start : start + 500])).sum())
+    return right / len(labels)

@@ -39,7 +39,7 @@ class Neighbours(NamedTuple):
 
     distance: Tensor
     """(N,) float64, root mean squared difference per value, in grey levels."""
-    index: Tensor
+    nearest: Tensor
     """(N,) int64, which training image it is."""
 
 

@@ -11,8 +11,9 @@ from limner.errors import UserError
 from limner.metrics import figure
 from limner.metrics.bench import Bench
 from limner.metrics.classifier import weights_hash
-from limner.metrics.figure import Evaluation
+from limner.metrics.figure import Evaluation, Figure
 from limner.metrics.registry import METRICS
+from limner.training.device import pick
 
 
 def evaluate(
@@ -36,12 +37,13 @@ def evaluate(
     Args:
         run: a run folder (path or `RunFolder`), or a model; a model needs `data`.
         data: a `DataConfig` to measure on, or a pair (train, test) of data sets. Default: the run's own.
-        n: samples to draw and held-out images to compare them with; fewer where the data hold out fewer.
+        n: samples to draw, and held-out images to compare them with, score and reconstruct; fewer where the data hold out fewer.
         batch: images drawn at once.
         seed: of the samples and of the choice of held-out images.
         metrics: names out of `limner.metrics.registry.METRICS`; default all.
-        budget: seconds that drawing samples may take; n is halved until it fits (not below 32).
-        device: where to compute.
+        budget: seconds that each of drawing, scoring and reconstructing may take; the number of images is halved until it fits
+            (not below 32).
+        device: where to compute: cpu, cuda, auto ...
         options: extra keywords for models that take them, as {"score": {"samples": 100}}.
         again: measure everything anew.
         say: called with a line whenever something long begins.
@@ -67,15 +69,19 @@ def open_bench(
         run = RunFolder(run)
     if hasattr(run, "stats") and hasattr(run, "data_config"):
         folder, name, stats = Path(run.path), run.name, run.stats()
-        model = run.model(device)
+        model = run.model(pick(device))
         weights = file_hash(folder / "model.safetensors")
         data = run.data_config if data is None else data
     else:
         if data is None:
             raise UserError("to measure a model that is not in a run folder, say on which data")
-        folder, name, stats, model = None, type(run).__name__.lower(), [], run.to(device).eval()
+        folder, name, stats, model = None, type(run).__name__.lower(), [], run.to(pick(device)).eval()
         weights = weights_hash(model)
     train, test = data if isinstance(data, tuple) else _open(data)
+    if test.domains:
+        raise UserError(
+            f"'{test.name}' is a pair of domains: the figures measured here are of models of one kind of images"
+        )
     shape = tuple(test.images.shape[1:])
     wanted = getattr(model, "image_shape", None)
     if wanted is not None and (wanted[1], wanted[2], wanted[0]) != shape:
@@ -101,15 +107,18 @@ def measure(
         raise UserError(f"--metrics {unknown}: there is no such metric; choose from {', '.join(METRICS)}")
     kept = figure.read(folder) if folder is not None and not again else None
     known = kept.figures if kept is not None and kept.weights == weights else {}
-    figures, skipped = {}, {}
+    figures: dict[str, Figure] = {}
+    skipped: dict[str, str] = {}
     for metric in (METRICS[m] for m in METRICS if m in wanted):
         why = metric.lacks(bench)
         if why:
             skipped[metric.name] = why
             continue
         old = known.get(metric.name)
-        fresh = old is not None and old.protocol == metric.protocol(bench) and old.protocol and not bench.options
-        figures[metric.name] = old if fresh else metric.figure(bench)
+        if old is not None and old.protocol and old.protocol == metric.protocol(bench) and not bench.options:
+            figures[metric.name] = old
+        else:
+            figures[metric.name] = metric.figure(bench)
     result = Evaluation(name, weights, data_facts(bench), figures, skipped)
     if folder is not None:
         # Metrics not asked for this time stay in the file, as long as the weights are the same.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,11 @@ class Evaluation:
         path = Path(folder) / FILE
         write_atomically(path, self.to_json())
         return path
+
+
+def floor_of(f: Figure) -> Figure:
+    """The floor of a figure as a figure of its own."""
+    return replace(f, value=math.nan if f.floor is None else f.floor, error=f.floor_error)
 
 
 def read(folder: str | Path) -> Evaluation | None:

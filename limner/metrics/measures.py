@@ -12,11 +12,8 @@ from typing import Any
 
 import torch
 
-from limner.edit.projection import project
 from limner.metrics import coverage, frechet, kid, psnr
-from limner.metrics.bench import CHUNK, Bench
-from limner.metrics.features import to_bytes
-from limner.noise import seeds
+from limner.metrics.bench import Bench
 
 SEARCHED = 64
 """Images a latent search is made for: it takes hundreds of passes through the decoder."""
@@ -26,24 +23,14 @@ SEARCHED = 64
 
 
 def bits_protocol(bench: Bench) -> str:
-    return f"{bench.n} held-out images of {bench.data_id}, {bench.test.levels} grey levels, seed {bench.seed}, {bench.version}"
+    return f"{bench.m} held-out images of {bench.data_id}, {bench.test.levels} grey levels, seed {bench.seed}, {bench.version}"
 
 
 def bits(bench: Bench) -> dict[str, Any]:
-    bench.say(f"likelihood of {bench.n} held-out images")
-    batch, every = bench.held_out(), seeds(bench.seed, bench.n)
-    values = []
-    for start in range(0, bench.n, CHUNK):
-        part = slice(start, min(start + CHUNK, bench.n))
-        label = {"label": batch["label"][part].to(bench.device)} if bench.conditional else {}
-        with torch.no_grad():
-            bits = bench.model.bits_per_dim(
-                batch["image"][part].to(bench.device), generator=every[part], **label, **bench.options.get("score", {})
-            )
-        values.append(bits.double().cpu())
-    bits = torch.cat(values)
+    bench.say(f"likelihood of {bench.m} held-out images")
+    values = bench.bits(bench.m)
     note = ", ".join(filter(None, [bench.model.likelihood, bench.settings("score", "bits_per_dim")]))
-    return {"value": float(bits.mean()), "error": _standard_error(bits), "note": note}
+    return {"value": float(values.mean()), "error": _standard_error(values), "note": note}
 
 
 # ---- reconstruction
@@ -51,21 +38,13 @@ def bits(bench: Bench) -> dict[str, Any]:
 
 def reconstruction_protocol(bench: Bench) -> str:
     return (
-        f"{bench.n} held-out images of {bench.data_id} against their copies, 8 bit, seed {bench.seed}, {bench.version}"
+        f"{bench.m} held-out images of {bench.data_id} against their copies, 8 bit, seed {bench.seed}, {bench.version}"
     )
 
 
 def reconstruction(bench: Bench) -> dict[str, Any]:
-    bench.say(f"reconstruction of {bench.n} held-out images")
-    image = bench.held_out()["image"]
-    with torch.no_grad():
-        copy = torch.cat([bench.model.reconstruct(part.to(bench.device)).cpu() for part in image.split(CHUNK)])
-    return _psnr_fields(bench.held_out_bytes, to_bytes(copy, bench.test.levels), "identical to the grey level")
-
-
-def _psnr_fields(original: torch.Tensor, copy: torch.Tensor, perfect: str, note: str = "") -> dict[str, Any]:
-    value = psnr.psnr(original, copy)
-    return {"value": value, "error": psnr.psnr_error(original, copy), "note": perfect if math.isinf(value) else note}
+    bench.say(f"reconstruction of {bench.m} held-out images")
+    return _psnr(bench, bench.copies(bench.m))
 
 
 def search_protocol(bench: Bench) -> str:
@@ -75,10 +54,12 @@ def search_protocol(bench: Bench) -> str:
 
 def search(bench: Bench) -> dict[str, Any]:
     bench.say("latent search for the nearest image the model can draw")
-    count = min(SEARCHED, bench.n)
-    found = project(bench.model, bench.held_out(count)["image"].to(bench.device), seed=bench.seed)
-    copy = to_bytes(found.image.cpu(), bench.test.levels)
-    return _psnr_fields(bench.held_out_bytes[:count], copy, "identical to the grey level", "found by latent search")
+    return {**_psnr(bench, bench.found(min(SEARCHED, bench.n))), "note": "found by latent search"}
+
+
+def _psnr(bench: Bench, copy: torch.Tensor) -> dict[str, Any]:
+    original = bench.held_out_bytes(len(copy))
+    return {"value": psnr.psnr(original, copy), "error": psnr.psnr_error(original, copy)}
 
 
 # ---- distance of the samples from held-out images
@@ -92,7 +73,7 @@ def distance_protocol(bench: Bench) -> str:
 
 
 def kid_to_held_out(bench: Bench) -> dict[str, Any]:
-    real = bench.extractor(bench.held_out_bytes)
+    real = bench.extractor(bench.held_out_bytes(bench.n))
     value, error = kid.kid(bench.extractor(bench.samples_bytes), real)
     floor, floor_error = kid.kid(bench.extractor(bench.reserved_bytes), real)
     return {"value": value, "error": error, "floor": floor, "floor_error": floor_error}
@@ -101,16 +82,18 @@ def kid_to_held_out(bench: Bench) -> dict[str, Any]:
 def frechet_lacks(bench: Bench) -> str:
     if not bench.can("sample"):
         return "draws no new images"
-    width = bench.extractor(bench.held_out_bytes[:2]).shape[1]
+    width = bench.extractor(bench.held_out_bytes(2)).shape[1]
     if bench.n < 4 * width:
-        return f"{bench.n} images are too few for a Frechet distance of {width} features (its bias would swamp it): see KID"
+        return f"{bench.n} images are too few for a Fréchet distance of {width} features (its bias would swamp it): see KID"
     if len(bench.reserved_bytes) < bench.n:
-        return f"the data cannot give {bench.n} training images for the floor without which a Frechet distance is not read: see KID"
+        return f"the data cannot give {bench.n} training images for the floor without which a Fréchet distance is not read: see KID"
     return ""
 
 
 def frechet_to_held_out(bench: Bench) -> dict[str, Any]:
-    fake, real, floor = (bench.extractor(x) for x in (bench.samples_bytes, bench.held_out_bytes, bench.reserved_bytes))
+    fake, real, floor = (
+        bench.extractor(x) for x in (bench.samples_bytes, bench.held_out_bytes(bench.n), bench.reserved_bytes)
+    )
     return {
         "value": frechet.frechet(fake, real),
         "error": frechet.frechet_spread(fake, real),
@@ -132,7 +115,7 @@ def labels_lacks(bench: Bench) -> str:
 
 def classes(bench: Bench) -> dict[str, Any]:
     count = bench.classifier.classes
-    found, real = (bench.classifier.labels(x) for x in (bench.samples_bytes, bench.held_out_bytes))
+    found, real = (bench.classifier.labels(x) for x in (bench.samples_bytes, bench.held_out_bytes(bench.n)))
     return {
         "value": coverage.effective_classes(found, count),
         "error": coverage.effective_classes_error(found, count),
@@ -143,8 +126,8 @@ def classes(bench: Bench) -> dict[str, Any]:
 
 
 def asked(bench: Bench) -> dict[str, Any]:
-    right = (bench.classifier.labels(bench.samples_bytes) == bench.asked).double()
-    floor = (bench.classifier.labels(bench.held_out_bytes) == bench.held_out()["label"]).double()
+    right = bench.classifier.labels(bench.samples_bytes).eq(bench.held_out(bench.n)["label"]).double()
+    floor = bench.classifier.labels(bench.held_out_bytes(bench.n)).eq(bench.held_out(bench.n)["label"]).double()
     return {
         "value": float(right.mean()),
         "error": _standard_error(right),
@@ -163,7 +146,7 @@ def novelty_protocol(bench: Bench) -> str:
 def novelty(bench: Bench) -> dict[str, Any]:
     bench.say("nearest training images")
     return {
-        "value": coverage.memorisation_ratio(bench.samples_bytes, bench.held_out_bytes, bench.training_bytes),
+        "value": coverage.memorisation_ratio(bench.samples_bytes, bench.held_out_bytes(bench.n), bench.training_bytes),
         "floor": 1.0,
     }
 

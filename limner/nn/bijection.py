@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ class Bijection(nn.Module):
 
 class Chain(Bijection):
     """f_n o ... o f_1: log-determinants add up (Dinh et al. 2017, eq. 11-12 in the other direction)."""
+
+    layers: Any  # a list of Bijection
 
     def __init__(self, layers: Iterable[Bijection]):
         super().__init__()
@@ -83,6 +86,8 @@ class MultiScale(Bijection):
         scales: the f(i), each a bijection of feature maps.
         shapes: the (C, H, W) that each f(i) puts out, before the split.
     """
+
+    scales: Any  # a list of Bijection
 
     def __init__(self, scales: Sequence[Bijection], shapes: Sequence[tuple[int, int, int]]):
         super().__init__()

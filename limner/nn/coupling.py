@@ -9,6 +9,7 @@ A coupling is put together from three parts: a *partition* (who is a, who is b),
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +53,8 @@ class Checkerboard(nn.Module):
     zeros of the masked image and a 3x3 kernel on the packed lattice sees 6x6 pixels. Odd sizes are padded with zeros, which
     are left out of the log-determinant.
     """
+
+    inside: Tensor
 
     def __init__(self, shape: Sequence[int], *, swap: bool = False):
         super().__init__()
@@ -116,6 +119,9 @@ class Coupling(Bijection):
     `network` maps a, with `partition.given` channels, to `transform.per_element * partition.changed` channels.
     """
 
+    partition: Any
+    transform: Any
+
     def __init__(self, partition: nn.Module, transform: nn.Module, network: nn.Module):
         super().__init__()
         self.partition, self.transform, self.network = partition, transform, network
@@ -175,11 +181,11 @@ class ResNet(nn.Module):
         self.read = WeightNormConv2d(channels, width, 3)
         self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
         self.write = nn.Conv2d(width, out, 1)
-        nn.init.zeros_(self.write.weight)
-        nn.init.zeros_(self.write.bias)
+        for p in self.write.parameters():
+            nn.init.zeros_(p)
 
     def forward(self, a: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, out, H, W)."""
         h = F.relu(self.blocks(self.read(a)))
         with torch.autocast(h.device.type, enabled=False):
-            return self.write(h.to(self.write.bias.dtype))
+            return self.write(h.to(self.write.weight.dtype))

@@ -23,9 +23,9 @@ INK, FAINT, PAPER = "#010203", "#040506", "#070809"
 def scatter(runs: Sequence[Run]) -> str:
     """Distance from held-out images against the time to draw an image; "" where fewer than two runs have both."""
     points = [
-        (run.label, colour(run.index), run.figure("seconds_batch"), run.figure("kid"))
+        (run.label, colour(run.index), time, kid)
         for run in runs
-        if run.figure("seconds_batch") and run.figure("kid")
+        if (time := run.figure("seconds_batch")) is not None and (kid := run.figure("kid")) is not None
     ]
     if len(points) < 2:
         return ""
@@ -34,13 +34,10 @@ def scatter(runs: Sequence[Run]) -> str:
     axes.set_xscale("log")
     if positive and max(k.value for *_, k in points) / min(k.value for *_, k in points) > 8:
         axes.set_yscale("log")
-    for label, c, time, kid in points:
+    for _, c, time, kid in points:
         low = min(2 * (kid.error or 0), 0.9 * kid.value) if axes.get_yscale() == "log" else 2 * (kid.error or 0)
         axes.errorbar(time.value, kid.value, yerr=[[low], [2 * (kid.error or 0)]], color=c, lw=1.2, capsize=0)
         axes.plot(time.value, kid.value, "o", color=c, ms=8, mec=PAPER, mew=1.2)
-        axes.annotate(
-            label, (time.value, kid.value), (8, 5), textcoords="offset points", color=INK, fontsize=9.5, weight="bold"
-        )
     floor = points[0][3].floor
     if floor is not None and (floor > 0 or axes.get_yscale() == "linear"):
         axes.axhline(floor, color=FAINT, lw=1, ls=(0, (4, 3)))
@@ -63,7 +60,36 @@ def scatter(runs: Sequence[Run]) -> str:
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("time to draw an image →  slower")
     axes.set_ylabel("KID →  farther from real images")
+    _label(canvas, axes, [(label, time.value, kid.value) for label, _, time, kid in points])
     return _svg(canvas, "scatter")
+
+
+def _label(canvas: Any, axes: Any, points: Sequence[tuple[str, float, float]], size: float = 9.5) -> None:
+    """Write a name beside each point, where it hides no other name and no point."""
+    canvas.draw_without_rendering()  # fixes the layout, so that places in the picture are known
+    scale = canvas.dpi / 72
+    at = [axes.transData.transform((x, y)) for _, x, y in points]
+    taken = [(x - 6 * scale, y - 6 * scale, x + 6 * scale, y + 6 * scale) for x, y in at]
+    frame = canvas.bbox
+    for (name, *point), (x, y) in sorted(zip(points, at, strict=True), key=lambda item: -item[1][1]):
+        width, height = 0.66 * size * scale * len(name), 1.2 * size * scale
+        choices = []
+        for dx, dy in ((9, 3), (9, -12), (-9, 3), (-9, -12), (0, 10), (0, -19), (9, 16), (9, -25), (-9, 16), (-9, -25)):
+            side = "left" if dx > 0 else "right" if dx < 0 else "center"
+            left = x + dx * scale - {"left": 0, "right": width, "center": width / 2}[side]
+            low = y + dy * scale
+            box = (left, low, left + width, low + height)
+            hidden = sum(_overlap(box, other) for other in taken)
+            hidden += width * height - _overlap(box, (frame.x0, frame.y0, frame.x1, frame.y1))
+            choices.append((hidden, box, (dx, dy), side))
+        _, box, offset, side = min(choices, key=lambda choice: choice[0])  # the first of equals
+        taken.append(box)
+        style = {"color": INK, "fontsize": size, "weight": "bold", "ha": side, "va": "bottom"}
+        axes.annotate(name, point, offset, textcoords="offset points", **style, in_layout=False)
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
 def losses(run: Run) -> str:
@@ -115,8 +141,8 @@ def _canvas(width: float, height: float) -> tuple[Any, Any]:
     axes.grid(color=FAINT, alpha=0.22, lw=0.6)
     axes.xaxis.label.set_color(FAINT)
     axes.yaxis.label.set_color(FAINT)
-    axes.xaxis.label.set_size(9.5)
-    axes.yaxis.label.set_size(9.5)
+    axes.xaxis.label.set_fontsize(9.5)
+    axes.yaxis.label.set_fontsize(9.5)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)

@@ -38,11 +38,13 @@ def compare(
         runs: run folders (paths or `RunFolder`), or models; models need `data`.
         out: the page to write.
         data: a `DataConfig`, or a pair (train, test) of data sets. Default: each run's own, which must be the same.
-        n: samples to draw of each, and held-out images to compare them with; fewer where the data hold out fewer.
-        budget: seconds that drawing the samples of one run may take; n is halved for all until the slowest fits.
+        n: samples to draw of each, and held-out images to compare them with, score and reconstruct; fewer where the data hold out
+            fewer.
+        budget: seconds that each of drawing, scoring and reconstructing may take a run; the number of images is halved, for all
+            runs alike, until the slowest fits (not below 32).
         seed: of the samples and the choice of held-out images.
         batch: images drawn at once.
-        device: where to compute.
+        device: where to compute: cpu, cuda, auto ...
         format: "html" writes the page and returns its path; "markdown" and "json" return the text.
         title: of the page.
         say: called with a line whenever something long begins.

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from limner import models
 from limner.edit.interpolate import interpolate
-from limner.edit.projection import project
 from limner.errors import UserError
 from limner.metrics import coverage
 from limner.metrics.bench import Bench
 from limner.metrics.evaluate import measure, open_bench
 from limner.metrics.features import to_bytes
-from limner.metrics.figure import Evaluation, Figure
+from limner.metrics.figure import Evaluation, Figure, floor_of
 from limner.metrics.registry import METRICS
-from limner.report.table import floor_of
 from limner.report.words import Statement, separated, statements
 
 HEROES = 24
@@ -29,6 +26,8 @@ ROW = 10
 """Images in a row of reconstructions and neighbours."""
 WALKS, STEPS = 4, 9
 """Interpolations shown of each run, and images in each."""
+POINTS = 300
+"""Points of a curve: more are not seen, and make the page heavy."""
 
 
 @dataclass
@@ -89,7 +88,7 @@ class Comparison:
         """By metric: what real images reach, where that is a question."""
         found = {}
         for m in self.metrics:
-            f = next((run.figure(m) for run in self.runs if run.figure(m) and run.figure(m).floor is not None), None)
+            f = next((f for run in self.runs if (f := run.figure(m)) is not None and f.floor is not None), None)
             if f is not None:
                 found[m] = floor_of(f)
         return found
@@ -122,16 +121,16 @@ def gather(
     benches = [open_bench(r, data=data, n=n, batch=batch, seed=seed, device=device) for r in runs]
     check_same_data([(str(folder or name), bench) for bench, folder, name, _ in benches])
     if budget is not None:
-        count = min(bench.fit(budget) for bench, *_ in benches)
+        counts = [bench.fit(budget) for bench, *_ in benches]
         for bench, *_ in benches:
-            bench.limit(count)  # one N for all, that of the slowest
+            bench.limit(min(n for n, _ in counts), min(m for _, m in counts))  # one number for all, that of the slowest
     evaluations = []
     for bench, folder, name, weights in benches:
-        bench.say = lambda line, name=name: say(f"{name}: {line}")
+        bench.say = _prefixed(say, name)
         evaluations.append(measure(bench, name, weights, folder=folder))
     check_same_protocols(evaluations)
     names = [name for _, _, name, _ in benches]
-    columns = []
+    columns: list[Run] = []
     for (bench, folder, name, _), evaluation in zip(benches, evaluations, strict=True):
         label = name if names.count(name) == 1 or folder is None else folder.name
         entry = models.catalogue().get(name)
@@ -153,7 +152,7 @@ def gather(
     metrics = [m for m in TABLE if any(m in e.figures for e in evaluations)]
     shown = {m: next(e.figures[m].protocol for e in evaluations if m in e.figures) for m in metrics}
     best = {m: winners(columns, m) for m in metrics if METRICS[m].better}
-    held_out = to_bytes(benches[0][0].held_out(HEROES)["image"], benches[0][0].test.levels).numpy()
+    held_out = benches[0][0].held_out_bytes(HEROES).numpy()
     return Comparison(
         columns,
         evaluations[0].data,
@@ -163,6 +162,10 @@ def gather(
         best,
         statements(columns),
     )
+
+
+def _prefixed(say: Callable[[str], None], name: str) -> Callable[[str], None]:
+    return lambda line: say(f"{name}: {line}")
 
 
 def check_same_data(benches: Sequence[tuple[str, Bench]]) -> None:
@@ -198,11 +201,8 @@ def check_same_protocols(evaluations: Sequence[Evaluation]) -> None:
 
 def winners(runs: Sequence[Run], metric: str) -> list[str]:
     """Labels of the best run by this metric and of those not told from it; none where all are alike or only one has the figure."""
-    having = [
-        (run.label, run.figure(metric))
-        for run in runs
-        if run.figure(metric) and not math.isnan(run.figure(metric).value)
-    ]
+    figures = [(run.label, run.figure(metric)) for run in runs]
+    having = [(label, f) for label, f in figures if f is not None and not math.isnan(f.value)]
     if len(having) < 2:
         return []
     sign = 1 if METRICS[metric].better == "lower" else -1
@@ -219,16 +219,14 @@ def pictures(bench: Bench) -> Pictures:
         samples = to_bytes(bench.draw(min(HEROES, bench.n)), levels)
         shown.samples = samples.numpy()
         found = coverage.nearest(samples[:rows], bench.training_bytes)
-        shown.neighbours = bench.training_bytes[found.index].numpy()
+        shown.neighbours = bench.training_bytes[found.nearest].numpy()
     else:
         shown.missing["samples"] = "It draws no new images."
-    originals = bench.held_out(min(HEROES, bench.n))["image"].to(bench.device)
     if bench.can("reconstruct"):
-        with torch.no_grad():
-            shown.copies = to_bytes(bench.model.reconstruct(originals).cpu(), levels).numpy()
+        shown.copies = bench.copies(min(HEROES, bench.n)).numpy()
         shown.copies_how = "through the model and back"
     elif bench.can("decode"):
-        shown.copies = to_bytes(project(bench.model, originals[:rows], seed=bench.seed).image.cpu(), levels).numpy()
+        shown.copies = bench.found(rows).numpy()
         shown.copies_how = "found by latent search: it has no encoder"
     else:
         shown.missing["copies"] = "it has no latent that stands for an image"
@@ -242,13 +240,16 @@ def pictures(bench: Bench) -> Pictures:
     return shown
 
 
-def curves(stats: Sequence[dict[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:
-    """The losses of a training log by name, against images seen."""
-    found: dict[str, tuple[list[float], list[float]]] = {}
+def curves(stats: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:
+    """The losses of a training log by name, against images seen; means of neighbours where there are more than 300 lines."""
+    found: dict[str, list[tuple[float, float]]] = {}
     for line in stats:
         for key, value in line.items():
             if key.startswith("loss/") and "images" in line and math.isfinite(value):
-                xs, ys = found.setdefault(key.removeprefix("loss/"), ([], []))
-                xs.append(float(line["images"]))
-                ys.append(float(value))
-    return found
+                found.setdefault(key.removeprefix("loss/"), []).append((float(line["images"]), float(value)))
+    thinned = {}
+    for name, points in found.items():
+        parts = np.array_split(np.array(points), min(len(points), POINTS))
+        means = [part.mean(0) for part in parts]
+        thinned[name] = ([float(x) for x, _ in means], [float(y) for _, y in means])
+    return thinned

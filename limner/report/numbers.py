@@ -16,6 +16,8 @@ def figure(f: Figure, unit: str = "", *, spread: bool = True) -> str:
         return seconds(f.value)
     if f.name in ("parameters", "train_images"):
         return count(f.value)
+    if f.name.startswith("psnr") and f.value == math.inf:
+        return "exact"
     text = f"{100 * f.value:.0f}{SPACE}%" if f.name == "as_asked" else value(f.value, f.error)
     if spread and (error := spread_of(f)):
         text += f"{SPACE}±{SPACE}{error}"

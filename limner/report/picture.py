@@ -55,7 +55,7 @@ def comparison_picture(comparison: Comparison, out: str | Path, *, dpi: int = 16
 
 
 LEFT, IMAGES = 0.025, (0.165, 0.655)
-FIGURES = (0.735, 0.82, 0.895, 0.978)
+FIGURES = (0.725, 0.81, 0.89, 0.978)
 """Fractions of the width: names, the samples' left and right end, and the right ends of the columns of figures."""
 
 
@@ -86,7 +86,6 @@ def _figures(comparison: Comparison, run: Run) -> list[tuple[str, bool]]:
             found.append(("–", False))
             continue
         text = numbers.figure(f, "dB" if name == "psnr" else "", spread=False)
-        text = "exact" if text == "∞" else text
         text = f"≤ {text}" if "bound" in f.note else text
         found.append((text, run.label in comparison.best.get(name, ())))
     return found

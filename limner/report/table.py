@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
-from limner.metrics.figure import Evaluation, Figure
+from limner.metrics.figure import Evaluation, floor_of
 from limner.metrics.registry import METRICS
 from limner.report import numbers
 
@@ -16,25 +19,23 @@ if TYPE_CHECKING:
     from limner.report.comparison import Comparison
 
 
-def evaluation_table(evaluation: Evaluation) -> Table:
-    """One model's figures for the terminal, each with its floor and protocol; below, what does not apply and why."""
+def evaluation_table(evaluation: Evaluation) -> RenderableType:
+    """One model's figures for the terminal, with their floors; below, the protocols, and what does not apply and why."""
     data = evaluation.data
     title = f"{evaluation.model} on {data['name']}, {data['height']}x{data['width']}, weights {evaluation.weights}"
-    table = Table(title=title, title_justify="left")
-    for column in ("figure", "value", "real images", "", "protocol"):
-        table.add_column(column, overflow="fold")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("figure", "value", "real images", ""):
+        table.add_column(column, justify="left" if column in ("figure", "") else "right")
+    lines: list[Text] = []
     for name, f in evaluation.figures.items():
         metric = METRICS[name]
         floor = "" if f.floor is None else numbers.figure(floor_of(f), metric.unit)
-        table.add_row(metric.title, numbers.figure(f, metric.unit), floor, f.note, f.protocol)
-    for name, why in evaluation.skipped.items():
-        table.add_row(METRICS[name].title, "–", "", why, "", style="dim")
-    return table
-
-
-def floor_of(f: Figure) -> Figure:
-    """The floor of a figure as a figure of its own."""
-    return replace(f, value=f.floor, error=f.floor_error)
+        table.add_row(metric.title, numbers.figure(f, metric.unit), floor, f.note)
+        if f.protocol:
+            lines.append(Text(f"  {metric.title}: {f.protocol}", style="dim"))
+    lines = [Text("Protocols"), *lines, Text("Not measured")] if evaluation.skipped else [Text("Protocols"), *lines]
+    lines += [Text(f"  {METRICS[name].title}: {why}", style="dim") for name, why in evaluation.skipped.items()]
+    return Group(table, *lines)
 
 
 def markdown(comparison: Comparison) -> str:

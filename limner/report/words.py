@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from limner.metrics.figure import Figure
+from limner.metrics.figure import Figure, floor_of
 from limner.report.numbers import count, figure, listing, seconds, times, value
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def quality(runs: Sequence[Run]) -> Statement | None:
         if f.value > 0 and rest and g.value / f.value >= NOTABLE:
             text.append(f"{last} is {times(g.value / f.value)} as far as {best}.")
     level = [name for name, other in having if at_floor(other)]
-    floor = figure(Figure("kid", f.floor, "", f.floor_error)) if f.floor is not None else ""
+    floor = figure(floor_of(f)) if f.floor is not None else ""
     if level:
         text.append(f"Two sets of real images are {floor} apart, and {listing(level)} cannot be told from that.")
     elif floor:
@@ -93,25 +93,31 @@ def quality(runs: Sequence[Run]) -> Statement | None:
 def trade_off(runs: Sequence[Run]) -> Statement | None:
     """Which runs are not beaten in both quality and speed, and what a step from one to the next costs."""
     both = [
-        (r.label, r.figure("seconds_batch"), r.figure("kid"))
+        (r.label, time, kid)
         for r in runs
-        if r.figure("seconds_batch") and r.figure("kid")
+        if (time := r.figure("seconds_batch")) is not None and (kid := r.figure("kid")) is not None
     ]
     if len(both) < 2:
         return None
-    front = [a for a in both if not any(_beats(b, a) for b in both)]
-    front.sort(key=lambda a: a[1].value)
-    text = []
-    for (slow, t1, k1), (fast, t0, k0) in zip(front[1:], front[:-1], strict=True):
-        if not separated(k1, k0) or t1.value / t0.value < NOTABLE:
-            continue
-        gain = (
-            f"{times(k0.value / k1.value)} nearer to real images"
-            if k0.value > k1.value > 0
-            else f"nearer to real images (KID {figure(k1)} against {figure(k0)})"
-        )
-        text.append(f"{fast} draws an image {times(t1.value / t0.value)} as fast as {slow}, whose images are {gain}.")
-    if len(front) == 1:
+    both.sort(key=lambda a: a[1].value)
+    front, text = (
+        both[:1],
+        [],
+    )  # from the fastest on, those that are better, by more than the spread, than the last one kept
+    for slow in both[1:]:
+        (a, t0, k0), (b, t1, k1) = front[-1], slow
+        if k1.value < k0.value and separated(k1, k0) and t1.value >= NOTABLE * t0.value:
+            front.append(slow)
+            smaller = (
+                f"{times(k0.value / k1.value)} smaller"
+                if k1.value > 0
+                else f"smaller ({figure(k1)} against {figure(k0)})"
+            )
+            faster = times(t1.value / t0.value)
+            text.append(
+                f"{a} draws an image {faster} as fast as {b}, whose kernel distance from real images is {smaller}."
+            )
+    if len(front) == 1 and all(_beats(front[0], other) for other in both[1:]):
         text.append(f"{front[0][0]} is ahead of every other in both quality and speed.")
     behind: dict[str, list[str]] = {}
     for name, t, k in both:
@@ -132,23 +138,24 @@ def _beats(b: tuple[str, Figure, Figure], a: tuple[str, Figure, Figure]) -> bool
 
 def variety(runs: Sequence[Run]) -> Statement | None:
     """Who draws fewer kinds of images than there are, and whose images look like copies."""
-    having = [(r.label, f) for r in runs if (f := r.figure("classes")) and f.floor is not None]
-    text = []
+    text: list[str] = []
+    having = [(r.label, f, floor_of(f)) for r in runs if (f := r.figure("classes")) is not None and f.floor is not None]
     if having:
-        top = having[0][1]
-        poor = sorted(((n, f) for n, f in having if f.value < f.floor and not at_floor(f)), key=lambda x: x[1].value)
+        top = figure(having[0][2], spread=False)
+        poor = sorted(
+            ((n, f, real) for n, f, real in having if f.value < real.value and not at_floor(f)),
+            key=lambda x: x[1].value,
+        )
         if poor:
-            each = listing([f"{name} ({figure(f)})" for name, f in poor])
+            each = listing([f"{name} ({figure(f)})" for name, f, _ in poor])
             text.append(
-                f"A classifier finds {value(top.floor, top.floor_error)} equally frequent classes in real images; "
-                f"fewer in the samples of {each}."
+                f"A classifier finds {top} equally frequent classes in real images; fewer in the samples of {each}."
             )
-            if (worst := poor[0])[1].value < 0.5 * worst[1].floor:
-                text.append(f"{worst[0]} has collapsed onto a part of what there is.")
+            if gone := [name for name, f, real in poor if f.value < 0.5 * real.value]:
+                leave = "leave" if len(gone) > 1 else "leaves"
+                text.append(f"{listing(gone)} {leave} out most: collapsed, or not trained enough.")
         else:
-            text.append(
-                f"All draw as many kinds of images as there are ({value(top.floor, top.floor_error)} equally frequent classes)."
-            )
+            text.append(f"All draw as many kinds of images as there are ({top} equally frequent classes).")
     copies = [(r.label, f) for r in runs if (f := r.figure("novelty")) and f.value < REPEATS]
     for name, f in copies:
         text.append(
@@ -163,14 +170,16 @@ def likelihood(runs: Sequence[Run]) -> Statement | None:
     if not having:
         return None
     (best, f), text = having[0], []
-    said = lambda g: f"{figure(g, spread=False)}, {g.note}" if g.note else figure(g, spread=False)  # noqa: E731
-    text.append(
-        f"{best} needs the fewest bits for each value of an unseen image: {figure(f, 'bits')} ({f.note})."
-        if len(having) > 1
-        else f"{best} needs {figure(f, 'bits')} ({f.note}) for each value of an unseen image."
-    )
-    if len(having) > 1:
-        text.append("Then " + listing([f"{name} ({said(g)})" for name, g in having[1:]]) + ".")
+    tied = [name for name, g in having[1:] if not separated(f, g)]
+    if tied:
+        start = f"{listing([best, *tied])} need the fewest bits for each value of an unseen image; the spread does not tell them apart"
+        text.append(f"{start} ({best}: {figure(f, 'bits')}, {f.note}).")
+    else:
+        fewest = "the fewest bits" if len(having) > 1 else "this many bits"
+        text.append(f"{best} needs {fewest} for each value of an unseen image: {figure(f, 'bits')} ({f.note}).")
+    rest = [f"{name} ({figure(g, spread=False)}, {g.note})" for name, g in having[1:] if name not in tied]
+    if rest:
+        text.append(f"Then {listing(rest)}.")
     if any("bound" in g.note for _, g in having):
         text.append("A bound says: no more than that.")
     without = [r.label for r in runs if r.figure("bits_per_dim") is None]
@@ -191,7 +200,7 @@ def reconstruction(runs: Sequence[Run]) -> Statement | None:
     others = [(name, f) for name, f in having if math.isfinite(f.value)]
     if others:
         each = listing([f"{name} {figure(f, 'dB', spread=False)}" for name, f in others])
-        text.append(f"Through a bottleneck and back, {each.replace(' ', ' reaches ', 1)}.")
+        text.append(f"There and back, {each.replace(' ', ' reaches ', 1)}.")
     searched = ranked(runs, "psnr_search", higher=True)
     if searched:
         names, found = (
@@ -269,11 +278,10 @@ def headlines(runs: Sequence[Run], best: dict[str, list[str]]) -> list[tuple[str
     for name, question, unit in wanted:
         if not best.get(name):
             continue
-        by_label = {r.label: r.figure(name) for r in runs}
-        f = by_label[best[name][0]]
-        f = min((by_label[label] for label in best[name]), key=lambda x: x.value) if name != "psnr" else f
+        by_label = dict(ranked(runs, name, higher=name == "psnr"))
+        f = next(f for label, f in by_label.items() if label in best[name])  # the first is the best
         if name == "psnr":
-            detail = "to the grey level" if math.isinf(f.value) else figure(f, "dB", spread=False)
+            detail = "exact, to the grey level" if math.isinf(f.value) else figure(f, "dB", spread=False)
         else:
             text = figure(f, spread=False)
             detail = f"{unit} {text}" if unit == "KID" else f"{text} {unit}"

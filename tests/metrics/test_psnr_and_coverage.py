@@ -51,7 +51,7 @@ def test_nearest_names_the_image_and_its_distance():
     queries = training[[7, 250, 31]].clone()
     queries[1, 0, 0, 0] ^= 1  # one grey level off in one of 36 pixels
     found = coverage.nearest(queries, training, chunk=64)
-    assert found.index.tolist() == [7, 250, 31]
+    assert found.nearest.tolist() == [7, 250, 31]
     assert found.distance.tolist() == pytest.approx([0, 1 / 6, 0])
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from limner.errors import UserError
-from limner.losses.dequantization import bits_per_dim, centre_of, dequantise, level_of, quantise
+from limner.losses.dequantization import bits_per_dim, centre_of, dequantise, level_of, quantise, uniform_dequantise
 from limner.model import Clock
 from limner.models.flows.realnvp import Config, RealNVP
 from limner.nn.actnorm import ActNorm
@@ -318,10 +318,14 @@ def trained():
 
 def test_trained_flow_beats_a_gaussian_and_still_inverts(trained):
     model, held_out = trained
-    assert model.bits_per_dim(held_out, generator=0).mean() < 2.9  # the uniform code needs 4.09, an untrained flow 4.05
+    bits = model.bits_per_dim(held_out, generator=0).mean()
+    assert bits < 2.6, bits  # uniform code 4.09, mixture of 10 Gaussians 2.67
     assert (model.reconstruct(held_out) - held_out).abs().max() < 1e-5
-    z = model.encode(held_out)
-    assert 0.7 < z.std() < 1.1
+    # Dequantised images come out as standard normal noise; the bins' centres, which `encode` takes, vary less.
+    z = model.flow(uniform_dequantise(held_out, 17))[0]
+    assert abs(z.std() - 1) < 0.1
+    assert abs(z.mean()) < 0.1
+    assert model.encode(held_out).std() < z.std()
     samples = model.sample(64, generator=0)
     assert torch.isfinite(samples).all()
     assert samples.abs().max() <= 1
@@ -345,6 +349,18 @@ def test_far_images_have_finite_scores_and_gradients(trained):
     loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
     model.zero_grad()
+
+
+def test_bfloat16_autocast_leaves_the_density_in_float32(trained):
+    model, held_out = trained
+    x = dequantise(held_out, 17, torch.rand(held_out.shape, generator=torch.Generator().manual_seed(0)))
+    with torch.no_grad():
+        precise = model.bits(model.log_density(x))
+        with torch.autocast("cpu", torch.bfloat16):
+            quick = model.bits(model.log_density(x))
+    assert quick.dtype == torch.float32
+    assert not torch.equal(quick, precise), "autocast did not reach the networks"
+    assert abs(quick.mean() - precise.mean()) < 0.02
 
 
 # Refusals and a peer

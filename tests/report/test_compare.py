@@ -1,6 +1,7 @@
 """The comparison: one protocol or none, a page that needs nothing else, and the same figures as table, JSON and picture."""
 
 import json
+import math
 import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from limner.errors import UserError
 from limner.metrics.figure import Evaluation, Figure
 from limner.report import numbers
 from limner.report.compare import compare, write_page
-from limner.report.comparison import check_same_protocols, gather, winners
+from limner.report.comparison import check_same_protocols, curves, gather, winners
 from limner.report.images import mosaic
 from limner.report.picture import comparison_picture
 from limner.report.table import as_json, evaluation_table, markdown
@@ -183,6 +184,17 @@ def test_winners_are_marked_only_where_the_spread_allows():
     assert winners([run("a", 1.0, 0.1), run("b", 1.1, 0.1), run("c", 3.0, 0.1)], "kid") == ["a", "b"]
     assert winners([run("a", 1.0, 0.5), run("b", 1.1, 0.5)], "kid") == []
     assert winners([run("a", 20.0, 0.1), run("b", 25.0, 0.1)], "psnr") == ["b"]
+
+
+def test_curves_are_thinned_to_means_and_leave_out_what_is_not_finite():
+    stats = [{"images": 10 * i, "loss/g": float(i % 2), "loss/d": math.nan, "seconds": 1.0} for i in range(3000)]
+    found = curves(stats)
+    assert list(found) == ["g"]
+    x, y = found["g"]
+    assert len(x) == 300
+    assert x[0] == 45
+    assert y == [0.5] * 300
+    assert curves(stats[:4])["g"] == ([0, 10, 20, 30], [0, 1, 0, 1])
 
 
 def test_mosaic_places_images_row_by_row():

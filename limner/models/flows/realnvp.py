@@ -65,10 +65,10 @@ class Config(ImageConfig):
     """Factor from the width at one scale to that at the next."""
     blocks: NonNegative = 1
     """Residual blocks in each s and t network."""
-    clamp: PositiveFloat = 2.0
+    clamp: PositiveFloat = 1.0
     """Bound of |s|: no coupling stretches or shrinks a variable by more than exp(clamp)."""
-    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.005
-    """Margin left at both ends of [0, 1] before the logit. Where many pixels are black, small: 0.05, as in the paper, costs more bits."""
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.001
+    """Margin left at both ends of [0, 1] before the logit. Where many pixels are black, small: the paper's 0.05 costs bits."""
     lr: PositiveFloat = 3e-3
     """Learning rate of Adam."""
 
