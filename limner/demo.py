@@ -50,7 +50,7 @@ def demo(
             start(fit(plan, dataset, seconds), folder, dataset=dataset)
         runs.append(folder)
     print("\n== the comparison", flush=True)
-    report = Path(compare(runs, out=Path(out) / "report.html", say=print))
+    report = Path(compare(runs, out=Path(out) / "report.html", n=512, budget=20, device="auto", say=print))
     print(f"the comparison: {report}", flush=True)
     if show:
         webbrowser.open(report.resolve().as_uri())

@@ -156,7 +156,6 @@ def evaluate(
     """
     from limner.metrics.evaluate import evaluate
     from limner.report.table import evaluation_table
-    from limner.training.device import pick
 
     options = {key: _options(pairs) for key, pairs in (("score", score), ("sample", sample)) if pairs}
     result = evaluate(
@@ -165,7 +164,7 @@ def evaluate(
         metrics=metrics,
         seed=seed,
         batch=batch,
-        device=str(pick(device)),
+        device=device,
         again=again,
         options=options,
         say=_say,
@@ -182,6 +181,7 @@ def compare(
     *,
     out: str = "report.html",
     n: Count = 1000,
+    budget: float | None = None,
     device: str = "auto",
     format: Literal["html", "markdown", "json"] = "html",
 ) -> None:
@@ -191,13 +191,13 @@ def compare(
         runs: two or more run folders, of the same data.
         out: the page.
         n: samples to draw of each, and held-out images to use.
+        budget: seconds that drawing (and scoring, and reconstructing) one run may take; n is halved for all until it fits.
         device: auto, cpu, cuda ...
         format: html writes the page; markdown and json print the figures.
     """
     from limner.report.compare import compare
-    from limner.training.device import pick
 
-    print(compare(list(runs), out=out, n=n, device=str(pick(device)), format=format, say=_say))
+    print(compare(list(runs), out=out, n=n, budget=budget, device=device, format=format, say=_say))
 
 
 def demo(

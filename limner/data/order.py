@@ -34,6 +34,11 @@ def batch_indices(n: int, seed: int, images_seen: int, batch: int, *, rank: int 
     return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
 
 
+def held_out_order(n: int, seed: int = 0) -> np.ndarray:
+    """An order of `n` held-out images, so that "the first few" is a fair choice and the same one in every picture and measure."""
+    return np.random.default_rng([seed, n]).permutation(n).astype(np.int64, copy=False)
+
+
 @lru_cache(maxsize=4)
 def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     order = np.random.default_rng([seed, epoch]).permutation(n).astype(np.int64, copy=False)

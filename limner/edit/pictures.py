@@ -14,6 +14,7 @@ from limner import capabilities
 from limner.data import open_data
 from limner.data.dataset import Dataset
 from limner.data.grid import save_grid, to_uint8
+from limner.data.order import held_out_order
 from limner.data.settings import DataConfig
 from limner.edit.interpolate import interpolate
 from limner.edit.projection import project
@@ -114,8 +115,8 @@ def held_out(folder: RunFolder, n: int, data: str | None, *, first: int = 0) -> 
         )
     else:
         dataset = open_data(config, split="test")
-    indices = [(first + i) % len(dataset) for i in range(min(n, len(dataset)))]
-    return dataset.batch(indices)["image"]
+    order = held_out_order(len(dataset))
+    return dataset.batch([order[(first + i) % len(order)] for i in range(min(n, len(order)))])["image"]
 
 
 def check_options(function: Any, options: dict[str, Any]) -> dict[str, Any]:

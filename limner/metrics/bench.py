@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from limner import capabilities
+from limner.data.order import held_out_order
 from limner.edit.projection import project
 from limner.errors import UserError
 from limner.metrics.classifier import Classifier, classifier_of, reserved
@@ -102,7 +103,7 @@ class Bench:
     @cached_property
     def held_out_indices(self) -> Tensor:
         """Which n held-out images are used: a seeded choice of which a smaller n takes the first."""
-        return torch.randperm(len(self.test.images), generator=torch.Generator().manual_seed(self.seed))
+        return torch.from_numpy(held_out_order(len(self.test.images), self.seed))
 
     def held_out(self, n: int) -> dict[str, Tensor]:
         """The first n held-out images as a batch: "image" (n, C, H, W) in [-1, 1] and, where there are labels, "label"."""

@@ -122,9 +122,9 @@ class AE(Model):
 
     def latents(self, n: int, *, generator: Seed = 0) -> Tensor:
         """n draws (n, latent) of N(m, S), the Gaussian fitted to the training latents."""
-        s = self.latent_covariance.double()
-        ridge = 1e-6 * s.diagonal().mean() * torch.eye(len(s), dtype=s.dtype, device=s.device)  # S may be singular
-        root = torch.linalg.cholesky(s + ridge).float()  # root @ root.T = S
+        # A square root of S by its eigenvalues: Cholesky's would fail on the negative ones that rounding makes of zeros.
+        values, vectors = torch.linalg.eigh(self.latent_covariance.double())
+        root = (vectors * values.clamp(min=0).sqrt()).float()  # root @ root.T = S
         return self.latent_mean + SampleNoise(n, generator, self.device).normal(self.config.latent) @ root.T
 
     @torch.no_grad()
