@@ -40,7 +40,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_atomically(path: str | Path, content: str | bytes) -> None:
+def write_atomically(path: str | Path, content: str | bytes | memoryview) -> None:
     """Write `content` to `path` in one piece."""
     data = content.encode("utf-8") if isinstance(content, str) else content
     with replacing(path) as temporary:

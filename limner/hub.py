@@ -58,7 +58,7 @@ def save(model: Model, folder: str | Path, *, name: str | None = None) -> None:
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    document = {
+    document: dict[str, Any] = {
         "model": name or models.name_of(type(model)),
         "limner": __version__,
         "config": dataclasses.asdict(model.config),

@@ -60,7 +60,7 @@ class Model(nn.Module, HubModel):
     """Keys the model needs in a batch; a property where that depends on the configuration."""
     averaged: ClassVar[tuple[str, ...]] = ()
     """Submodules whose exponential moving average the loop keeps; the averaged weights are saved and used for sampling."""
-    autocast: ClassVar[bool] = False
+    autocast: bool = False
     """Whether `train_step` is safe and faster under bfloat16 autocast. Losses must be computed in float32 all the same."""
 
     config: Any

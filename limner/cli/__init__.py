@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 from limner.errors import UserError
 from limner.version import __version__
@@ -51,7 +52,7 @@ def _dispatch(arguments: list[str]) -> None:
 
     from limner.cli import verbs
 
-    table = {
+    table: dict[str, Any] = {
         "models": verbs.models,
         "data": data.data,
         "train": train.train,

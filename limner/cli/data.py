@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> None:
     rest = arguments[1:] if arguments[0] == "check" else arguments
     if rest and not rest[0].startswith("-"):
         rest = ["--data", *rest]
-    fields = [
+    fields: list[Any] = [
         ("source", OmitArgPrefixes[DataConfig]),
         ("contact_sheet", str | None, dataclasses.field(default=None)),
     ]
@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> None:
     Args:
         contact_sheet: where to write a picture of the first images; X-contact-sheet.png here by default.
     """
-    given = tyro.cli(command, prog="limner data check", args=rest)
+    given: Any = tyro.cli(command, prog="limner data check", args=rest)
     config = given.source
     report = check(config)
     for line in lines(report):

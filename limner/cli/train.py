@@ -64,11 +64,12 @@ def parse(arguments: list[str]) -> tuple[Plan, Any, Any]:
         tyro.cli(_command(preset.config, None), prog="limner train", args=arguments)
 
     # First pass, for what decides the defaults: the data, and the preset if one is named.
+    first: Any
     first, _ = tyro.cli(_command(None, None), prog="limner train", args=arguments, return_unknown_args=True)
     dataset = open_data(first.source, split="train")
     chosen, settings, config = defaults(name, dataset, first.preset)
     # Second pass, with the preset's values as defaults: every flag is known now.
-    second = tyro.cli(_command(config, settings), prog="limner train", args=arguments)
+    second: Any = tyro.cli(_command(config, settings), prog="limner train", args=arguments)
     return Plan(name, chosen, second.source, second.settings, second.model), dataset, second
 
 

@@ -50,10 +50,7 @@ def sample_to_files(
         )
     if label is not None and not classes:
         raise UserError("--label: this model was trained without classes; see --model.classes of `limner train`")
-    if classes and label is None:
-        labels = [i % classes for i in range(len(seeds))]
-    else:
-        labels = [label] * len(seeds)
+    labels: list[int | None] = [i % classes if classes and label is None else label for i in range(len(seeds))]
     _make_folder(folder)
     images = []
     for i in range(0, len(seeds), batch):

@@ -112,7 +112,7 @@ class Trainer:
         ]
         generators = [self.model.train_step(chunk, self.clock) for chunk in chunks]
         while True:
-            updates = []
+            updates: list[Update] = []
             for generator in generators:
                 with self.autocast():
                     update = next(generator, None)
@@ -323,8 +323,8 @@ class Trainer:
         try:
             yield
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            for asked, handler in previous.items():
+                signal.signal(asked, handler)
 
 
 def _multiple(settings: TrainConfig, every: int) -> int:
