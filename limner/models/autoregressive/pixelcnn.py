@@ -325,8 +325,8 @@ PixelCNN.PRESETS = {
     # Fashion-MNIST and CIFAR-10: under half an hour on two CPU cores.
     "32px": Preset(
         28,
-        Config(size=28, output="logistic_mixture"),
-        {**_TRAIN, "images": 200_000, "batch": 16, "warmup": 2_000, "ema_halflife": 5_000},
+        Config(size=28, output="logistic_mixture", width=48, layers=6),
+        {**_TRAIN, "images": 190_000, "batch": 16, "warmup": 2_000, "ema_halflife": 5_000},
     ),
     # For a GPU.
     "64px": Preset(

@@ -82,7 +82,7 @@ class DDPM(Model):
 
     Config: ClassVar[type] = Config
     averaged: ClassVar[tuple[str, ...]] = ("unet",)
-    autocast: ClassVar[bool] = True
+    autocast = True
     likelihood: ClassVar[Literal["exact", "bound"]] = "bound"
 
     config: Config

@@ -20,7 +20,8 @@ Deviations:
 - Activation normalisation (Kingma & Dhariwal 2018) before each coupling in place of batch normalisation after it, so that the
   likelihood of an image does not depend on its batch.
 - s = clamp * tanh(raw / clamp) with a fixed clamp; the paper learns the factor before tanh.
-- alpha + (1 - 2 alpha) x before the logit where the paper has alpha + (1 - alpha) x, to be finite at x = 1.
+- alpha + (1 - 2 alpha) x before the logit where the paper has alpha + (1 - alpha) x, to be finite at x = 1; alpha is 0.001 by
+  default (0.05 in the paper).
 - The checkerboard halves are packed to half the resolution before the s and t networks see them (same partition, same Jacobian,
   a quarter of the cost), and these have one residual block of a 3x3 and a 1x1 convolution where the paper has eight of two 3x3.
 - A moving average of the weights is what is saved. No horizontal flips.

@@ -1,0 +1,119 @@
+"""Make a page of the gallery from a finished run: the commands, the pictures they make, the figures they print, the hardware.
+
+    python docs/gallery/make_page.py runs/vae --train "limner train vae --data fashion-mnist" --evaluate "-n 10000 --score samples=100"
+
+Every figure on the page comes from the `limner evaluate` command that stands above it, run here and now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from limner import models
+from limner.metrics.registry import METRICS
+from limner.training.folder import RunFolder
+
+HERE = Path(__file__).parent
+
+
+def limner(*arguments: str) -> str:
+    """Run a verb; its output."""
+    print("$ limner", shlex.join(arguments), flush=True)
+    done = subprocess.run([sys.executable, "-m", "limner", *arguments], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout
+
+
+def processor() -> str:
+    """The name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def main() -> None:
+    """Make the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--train", required=True, help="the command that made the run")
+    parser.add_argument("--evaluate", default="-n 10000", help="flags for limner evaluate")
+    parser.add_argument("--sample", default="", help="flags for limner sample")
+    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="cores that the training had")
+    parser.add_argument("--remark", default="", help="one sentence on what the pictures show")
+    given = parser.parse_args()
+    run, folder = str(given.run), RunFolder(given.run)
+    name, can = folder.name, set()
+
+    figures = json.loads(limner("evaluate", run, "--json", *shlex.split(given.evaluate)))
+    for verb, made, flags in (
+        ("sample", given.run / "generated" / "grid.png", ["-n", "64", *shlex.split(given.sample)]),
+        ("reconstruct", given.run / "reconstructions.png", []),
+        ("interpolate", given.run / "interpolation.png", []),
+    ):
+        line = [sys.executable, "-m", "limner", verb, run, *flags]
+        if subprocess.run(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
+            shutil.copy(made, HERE / f"{name}-{verb}.png")
+            can.add(verb)
+
+    entry, last = models.entry_of(name), folder.stats()[-1]
+    lines = [f"# {entry.title} (`{name}`)", "", f"{entry.paper}. Lectures {entry.lecture}.", ""]
+    lines += [given.remark, ""] if given.remark else []
+    cores = "one core" if given.cores == 1 else f"{given.cores} cores"
+    lines += ["```bash", given.train, "```", ""]
+    lines += [
+        f"{last['images']:,} training images in {last['seconds'] / 60:.1f} minutes on {cores} of an {processor()} "
+        f"({sum(p.numel() for p in folder.model().parameters()):,} parameters). Everything else stands in the run's settings: "
+        f"[`{name}.toml`]({name}.toml).",
+        "",
+    ]
+    shutil.copy(given.run / "run.toml", HERE / f"{name}.toml")
+    titles = {
+        "sample": ("Samples", shlex.join(["limner", "sample", "RUN", "-n", "64", *shlex.split(given.sample)])),
+        "reconstruct": ("Held-out images above what the model makes of them", "limner reconstruct RUN"),
+        "interpolate": ("From one end to the other through the latent space", "limner interpolate RUN"),
+    }
+    for verb, (title, command) in titles.items():
+        if verb in can:
+            lines += [f"**{title}** (`{command}`)", "", f"![{title} of {name}]({name}-{verb}.png)", ""]
+    lines += [
+        "## Figures",
+        "",
+        "```bash",
+        shlex.join(["limner", "evaluate", "RUN", *shlex.split(given.evaluate)]),
+        "```",
+        "",
+    ]
+    lines += ["| figure | value | real images | protocol |", "|---|---|---|---|"]
+    for key, figure in figures["figures"].items():
+        if key in ("train_images", "parameters"):
+            continue
+        value = f"{number(figure['value'])}" + (f" ± {number(figure['error'])}" if figure["error"] else "")
+        note = f" ({figure['note']})" if figure["note"] else ""
+        floor = "" if figure["floor"] is None else number(figure["floor"])
+        lines.append(
+            f"| {METRICS[key].title}{', ' + METRICS[key].unit if METRICS[key].unit else ''} | {value}{note} | {floor} | {figure['protocol']} |"
+        )
+    for key, why in figures["skipped"].items():
+        lines.append(f"| {METRICS[key].title} | - | | {why} |")
+    (HERE / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(HERE / f"{name}.md")
+
+
+def number(value: float | str) -> str:
+    """Four significant digits; infinities as they are."""
+    return value if isinstance(value, str) else f"{value:.4g}"
+
+
+if __name__ == "__main__":
+    main()
