@@ -16,9 +16,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from limner import models
-from limner.metrics.registry import METRICS
+from limner.metrics.registry import METRICS, Metric
 from limner.training.folder import RunFolder
 
 HERE = Path(__file__).parent
@@ -47,7 +48,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--train", required=True, help="the command that made the run")
-    parser.add_argument("--evaluate", default="-n 10000", help="flags for limner evaluate")
+    parser.add_argument(
+        "--evaluate", action="append", required=True, help="flags for limner evaluate; once for each table"
+    )
     parser.add_argument("--sample", default="", help="flags for limner sample")
     parser.add_argument("--cores", type=int, default=os.cpu_count(), help="cores that the training had")
     parser.add_argument("--remark", default="", help="one sentence on what the pictures show")
@@ -55,7 +58,7 @@ def main() -> None:
     run, folder = str(given.run), RunFolder(given.run)
     name, can = folder.name, set()
 
-    figures = json.loads(limner("evaluate", run, "--json", *shlex.split(given.evaluate)))
+    tables = [(flags, json.loads(limner("evaluate", run, "--json", *shlex.split(flags)))) for flags in given.evaluate]
     for verb, made, flags in (
         ("sample", given.run / "generated" / "grid.png", ["-n", "64", *shlex.split(given.sample)]),
         ("reconstruct", given.run / "reconstructions.png", []),
@@ -86,28 +89,24 @@ def main() -> None:
     for verb, (title, command) in titles.items():
         if verb in can:
             lines += [f"**{title}** (`{command}`)", "", f"![{title} of {name}]({name}-{verb}.png)", ""]
-    lines += [
-        "## Figures",
-        "",
-        "```bash",
-        shlex.join(["limner", "evaluate", "RUN", *shlex.split(given.evaluate)]),
-        "```",
-        "",
-    ]
-    lines += ["| figure | value | real images | protocol |", "|---|---|---|---|"]
-    for key, figure in figures["figures"].items():
-        if key in ("train_images", "parameters"):
-            continue
-        value = f"{number(figure['value'])}" + (f" ± {number(figure['error'])}" if figure["error"] else "")
-        note = f" ({figure['note']})" if figure["note"] else ""
-        floor = "" if figure["floor"] is None else number(figure["floor"])
-        lines.append(
-            f"| {METRICS[key].title}{', ' + METRICS[key].unit if METRICS[key].unit else ''} | {value}{note} | {floor} | {figure['protocol']} |"
-        )
-    for key, why in figures["skipped"].items():
-        lines.append(f"| {METRICS[key].title} | - | | {why} |")
-    (HERE / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines += ["## Figures", ""]
+    for flags, found in tables:
+        lines += ["```bash", shlex.join(["limner", "evaluate", "RUN", *shlex.split(flags)]), "```", ""]
+        lines += ["| figure | value | real images | protocol |", "|---|---|---|---|"]
+        lines += [row(METRICS[key], figure) for key, figure in found["figures"].items()]
+        lines += [f"| {METRICS[key].title} | – | | {why} |" for key, why in found["skipped"].items()]
+        lines.append("")
+    (HERE / f"{name}.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print(HERE / f"{name}.md")
+
+
+def row(metric: Metric, figure: dict[str, Any]) -> str:
+    """A line of the table."""
+    value = number(figure["value"]) + (f" ± {number(figure['error'])}" if figure["error"] else "")
+    note = f" ({figure['note']})" if figure["note"] else ""
+    floor = "" if figure["floor"] is None else number(figure["floor"])
+    title = metric.title + (f", {metric.unit}" if metric.unit else "")
+    return f"| {title} | {value}{note} | {floor} | {figure['protocol']} |"
 
 
 def number(value: float | str) -> str:
