@@ -18,7 +18,8 @@ from huggingface_hub import logging as hub_logging
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 
-from limner import models
+from limner import card, models
+from limner.capabilities import Samples
 from limner.config import from_mapping
 from limner.errors import UserError
 from limner.files import write_atomically
@@ -27,14 +28,25 @@ from limner.version import __version__
 if TYPE_CHECKING:
     from limner.model import Model
 
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 class HubModel(ModelHubMixin):
     """Adds `save_pretrained`, `from_pretrained` and `push_to_hub` to a model."""
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        save(self, save_directory)  # type: ignore[arg-type]
+        """Config, weights, a picture of samples, the figures of the run that the model came from, and the card with both."""
+        model: Any = self
+        save_directory.mkdir(parents=True, exist_ok=True)
+        if isinstance(model, Samples):
+            from limner.data.grid import save_grid
+
+            with torch.no_grad():
+                save_grid(model.sample(16, generator=0), save_directory / card.PICTURE)
+        origin = getattr(model, "origin", None)
+        if origin is not None and (origin / card.FIGURES).is_file() and origin != save_directory:
+            write_atomically(save_directory / card.FIGURES, (origin / card.FIGURES).read_bytes())
+        save(model, save_directory)
 
     @classmethod
     def _from_pretrained(cls, *, model_id, revision, cache_dir, force_download, local_files_only, token, **_):  # type: ignore[override]
@@ -50,12 +62,10 @@ class HubModel(ModelHubMixin):
 
 
 def save(model: Model, folder: str | Path, *, name: str | None = None) -> None:
-    """Write `config.json`, `model.safetensors` and, where there is none yet, a model card. Each file appears whole or not at all.
+    """Write `config.json`, `model.safetensors` and the model card. Each file appears whole or not at all.
 
     `name` is the model's name in the catalogue; without it, it is looked up by class.
     """
-    from limner.card import model_card
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     document: dict[str, Any] = {
@@ -68,8 +78,7 @@ def save(model: Model, folder: str | Path, *, name: str | None = None) -> None:
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     # One key of metadata only: safetensors writes several in random order, and equal weights should be equal bytes.
     write_atomically(folder / WEIGHTS, safetensors.torch.save(state, metadata={"format": "pt"}))
-    if not (folder / CARD).exists():
-        write_atomically(folder / CARD, model_card(model, document["model"]))
+    card.write(folder, model, document["model"])
 
 
 def load(
@@ -111,6 +120,7 @@ def load(
         raise UserError(f"'{source}' holds a '{name}', not a {expect.__name__}")
     model = cls(from_mapping(cls.Config, document["config"], where=str(config_file)))
     model.load_state_dict(check_state(read_weights(weights_file), model.state_dict(), where=str(weights_file)))
+    model.origin = config_file.parent
     return model.to(device).eval()
 
 

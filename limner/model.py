@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -64,6 +65,8 @@ class Model(nn.Module, HubModel):
     """Whether `train_step` is safe and faster under bfloat16 autocast. Losses must be computed in float32 all the same."""
 
     config: Any
+    origin: Path | None = None
+    """The folder that the model was loaded from."""
 
     def __init__(self, config: Any = None):
         super().__init__()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from limner import card
 from limner.errors import UserError
 from limner.metrics import figure
 from limner.metrics.bench import Bench
@@ -124,6 +125,7 @@ def measure(
         # Metrics not asked for this time stay in the file, as long as the weights are the same.
         others = {key: value for key, value in known.items() if key not in figures and key not in skipped}
         Evaluation(name, weights, result.data, {**others, **figures}, skipped).save(folder)
+        card.write(folder, bench.model, name)
     return result
 
 

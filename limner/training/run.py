@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from limner import capabilities, hub
+from limner import capabilities, card, hub
 from limner.config import from_mapping
 from limner.data import open_data
 from limner.data.dataset import Dataset
@@ -168,6 +168,7 @@ def _draw_grid(trainer: Trainer) -> None:
         return
     path = trainer.folder.path / "samples" / f"{trainer.clock.images:09d}.png"
     save_grid(images, path)
+    card.write(trainer.folder.path, model, trainer.folder.name)
     trainer.events.grid(path, trainer.clock.images)
 
 

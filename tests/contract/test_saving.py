@@ -82,6 +82,7 @@ def test_saved_and_loaded_are_equal(name, tmp_path):
     card = (tmp_path / "README.md").read_text()
     assert name in card
     assert "limner.load" in card
+    assert ("![samples](samples.png)" in card) == (tmp_path / "samples.png").exists() == can(model, "sample")
 
 
 def test_loading_another_class_is_refused(name, tmp_path):
