@@ -139,8 +139,7 @@ def test_networks_are_those_of_dcgan():
             assert module.weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("loss", ["non-saturating", "minimax"])
+@pytest.mark.parametrize("loss", ["non-saturating", pytest.param("minimax", marks=pytest.mark.slow)])
 def test_covers_all_modes_of_a_ring_of_eight_gaussians(loss):
     """The game itself, on points of the plane: the model's own step with networks of two numbers in and out."""
     torch.manual_seed(0)
