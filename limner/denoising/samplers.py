@@ -34,7 +34,7 @@ def ancestral(
 ) -> Tensor:
     """Algorithm 2 of Ho et al. 2020: x_s ~ p(x_s | x_t), the posterior with x_0 replaced by its estimate.
 
-    Lines 3 and 4 there, in terms of x_0 and for any s < t (Nichol & Dhariwal 2021, section 3.3). `fraction` chooses the variance
+    Lines 3 and 4 there, in terms of x_0 and for any s < t (Nichol & Dhariwal 2021, section 4). `fraction` chooses the variance
     (`schedules.reverse_variance`): 0 small, 1 large; a denoiser that has learned its own overrules it.
     """
     for s, t in _backwards(times):

@@ -2,8 +2,8 @@
 
 Ho et al. 2020 (Denoising Diffusion Probabilistic Models, appendix B): ResNet blocks of GroupNorm, SiLU and 3x3 convolution, a sinusoidal
 embedding of the time, self-attention at the coarse resolutions, a skip from every block of the way down to one of the way up.
-The time enters as in Nichol & Dhariwal 2021 (section 2.2 of their appendix; "adaptive group normalisation" in Dhariwal & Nichol 2021,
-eq. 4): it scales and shifts what the second GroupNorm of a block gives.
+The time enters as in Nichol & Dhariwal 2021 (appendix A; "adaptive group normalisation" in Dhariwal & Nichol 2021, section 3.1):
+it scales and shifts what the second GroupNorm of a block gives.
 """
 
 from __future__ import annotations

@@ -60,13 +60,13 @@ class Config(ImageConfig):
     schedule: Literal["cosine", "linear"] = "cosine"
     """How the noise grows with the time."""
     prediction: Prediction = "v"
-    """What the network predicts: the noise (as in the paper; with the cosine schedule it needs `clip`), v = a epsilon - s x0, or the clean image."""
+    """What the network predicts: the noise (as in the paper; needs `clip` with cosine), v = a epsilon - s x0, or the image."""
     variance: Literal["small", "large", "learned"] = "small"
     """sigma_t^2 of the reverse steps: the posterior's, beta_t, or learned between the two for every pixel, which betters the bound."""
     label_dropout: Fraction = 0.1
     """How often a label is hidden in training, so that the model also knows images without one (needed for guidance)."""
-    sampler: Literal["ddim", "ancestral"] = "ddim"
-    """How images are sampled unless said otherwise."""
+    sampler: Literal["ancestral", "ddim"] = "ancestral"
+    """How images are sampled unless said otherwise: by Algorithm 2, or by DDIM (deterministic for eta 0)."""
     steps: Positive = 50
     """Sampling steps unless said otherwise; encoding and decoding take as many."""
     clip: bool = True
@@ -92,7 +92,7 @@ class DDPM(Model):
             8,
             Config(size=8, width=24, multipliers=(1, 2), blocks=1, attention=(2,), steps=25, lr=2e-3),
             train={
-                "images": 60_000,
+                "images": 50_000,
                 "batch": 64,
                 "warmup": 3_000,
                 "schedule": "cosine",
@@ -102,9 +102,9 @@ class DDPM(Model):
         ),
         "32px": Preset(
             32,
-            Config(size=32, width=32, multipliers=(1, 2, 2), blocks=2, attention=(4,)),
+            Config(size=32, width=24, multipliers=(1, 2, 4), blocks=1, attention=(4,), lr=2e-3),
             train={
-                "images": 400_000,
+                "images": 300_000,
                 "batch": 64,
                 "warmup": 6_000,
                 "schedule": "cosine",
@@ -265,7 +265,7 @@ class DDPM(Model):
         return x.clamp(-1, 1)
 
     def latents(self, n: int, *, generator: Seed = 0) -> Tensor:
-        """n draws of x_T (n, C, H, W), standard normal. `sample` starts from the same."""
+        """n draws of x_T (n, C, H, W), standard normal. `sample` starts from the same; with DDIM it is `decode` of them."""
         return SampleNoise(n, generator, self.device).normal(*self.image_shape)
 
     @torch.no_grad()
