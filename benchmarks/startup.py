@@ -35,7 +35,10 @@ def main() -> None:
     for name, found in times.items():
         print(f"| `{name}` | {statistics.median(found):.3f} s | {min(found):.3f} s | {max(found):.3f} s |")
     loaded = subprocess.run(
-        [sys.executable, "-c", "import sys, limner; print('torch' in sys.modules)"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", "import sys, limner; print('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     print(f"\n`import limner` loads torch: {loaded.stdout.strip()}")
 

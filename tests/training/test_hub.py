@@ -50,5 +50,5 @@ def test_what_the_hub_does_not_have_is_said_in_one_line(monkeypatch):
         raise OSError("404: no such repository\nlong explanation")
 
     monkeypatch.setattr(hub, "hf_hub_download", absent)
-    with pytest.raises(UserError, match="the hub did not give it: 404: no such repository$"):
+    with pytest.raises(UserError, match=r"the hub did not give it: 404: no such repository$"):
         hub.load("somebody/nothing")
