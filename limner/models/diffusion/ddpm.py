@@ -100,6 +100,18 @@ class DDPM(Model):
                 "ema_halflife": 3_000,
             },
         ),
+        "16px": Preset(
+            16,
+            Config(size=16, width=24, multipliers=(1, 2, 4), blocks=1, attention=(4,), lr=2e-3),
+            train={
+                "images": 60_000,
+                "batch": 32,
+                "warmup": 3_000,
+                "schedule": "cosine",
+                "clip": 1.0,
+                "ema_halflife": 4_000,
+            },
+        ),
         "32px": Preset(
             32,
             Config(size=32, width=24, multipliers=(1, 2, 4), blocks=1, attention=(4,), lr=2e-3),
