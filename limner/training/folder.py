@@ -33,8 +33,8 @@ else:
 
 if TYPE_CHECKING:
     import torch
-    from limner.data.settings import DataConfig
 
+    from limner.data.settings import DataConfig
     from limner.model import Model
 
 SETTINGS, STATS = "run.toml", "stats.jsonl"

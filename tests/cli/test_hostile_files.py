@@ -9,8 +9,8 @@ import zipfile
 
 import pytest
 import torch
-from cli.conftest import refused
 
+from cli.conftest import refused
 from limner import hub
 from limner.training import checkpoint
 

@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from cli.conftest import refused
 from PIL import Image
 
 import limner as library
+from cli.conftest import refused
 from limner.data.grid import to_uint8
 
 

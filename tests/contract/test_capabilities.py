@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from contract.conftest import can, digits, trainer
 
+from contract.conftest import can, digits, trainer
 from limner import capabilities
 
 

@@ -9,8 +9,8 @@ import time
 
 import pytest
 import torch
-from contract.conftest import can, digits, plan, trainer
 
+from contract.conftest import can, digits, plan, trainer
 from limner import hub
 from limner.training.run import resume, start
 

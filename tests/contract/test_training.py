@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from contract.conftest import can, digits, trainer
 
 WITHOUT_BATCH_STATISTICS_OR_NOISE = ["ae", "pixelcnn"]

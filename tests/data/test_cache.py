@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import encode, photo, photos, write
 
 from limner.data import DataConfig, cache, files, open_data
 from limner.data.check import check
+from pictures import encode, photo, photos, write
 
 
 @pytest.fixture

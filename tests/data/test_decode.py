@@ -4,13 +4,13 @@ import io
 
 import numpy as np
 import pytest
-from pictures import encode, photo
 from PIL import Image
 
 from limner.data.decode import Unusable, decode
 from limner.data.resizing import natural_size, resize_arrays, to_channels
 from limner.data.settings import DataConfig
 from limner.errors import UserError
+from pictures import encode, photo
 
 CONFIG = DataConfig("x")
 

@@ -8,11 +8,11 @@ import zipfile
 
 import numpy as np
 import pytest
-from pictures import encode, photo, photos, write, write_zip
 
 from limner.data import DataConfig, open_data
 from limner.data.check import check, contact_sheet, lines
 from limner.errors import UserError
+from pictures import encode, photo, photos, write, write_zip
 
 
 def both(source, **options):

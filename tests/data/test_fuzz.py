@@ -9,12 +9,12 @@ import zlib
 
 import numpy as np
 import pytest
-from pictures import encode, photo, photos, write
 from PIL import Image
 
 from limner.data import DataConfig, open_data
 from limner.data.check import check, lines
 from limner.errors import UserError
+from pictures import encode, photo, photos, write
 
 FORMATS = ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000"]
 

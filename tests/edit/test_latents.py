@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-import toy_runs
 
+import toy_runs
 from limner.edit.interpolate import has_gaussian_prior, interpolate, linear, spherical
 from limner.edit.projection import project
 from limner.errors import UserError

@@ -2,8 +2,8 @@
 
 import numpy as np
 import torch
-import toy_runs
 
+import toy_runs
 from limner.metrics.classifier import classifier_of, reserved
 from limner.metrics.features import Pixels, to_bytes
 from limner.metrics.kid import kid

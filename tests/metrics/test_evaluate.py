@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-import toy_runs
 
+import toy_runs
 from limner.errors import UserError
 from limner.metrics import measures
 from limner.metrics.evaluate import evaluate

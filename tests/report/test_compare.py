@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import toy_runs
 from PIL import Image
 
+import toy_runs
 from limner.errors import UserError
 from limner.metrics.figure import Evaluation, Figure
 from limner.report import numbers

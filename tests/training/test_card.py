@@ -1,7 +1,6 @@
 """The model card grows with the run: samples while training, figures once measured; a card of one's own is kept."""
 
 from contract.conftest import plan
-
 from limner import hub
 from limner.metrics.evaluate import evaluate
 from limner.training.run import resume, start

@@ -6,8 +6,8 @@ from pathlib import Path
 import huggingface_hub.hub_mixin
 import pytest
 import torch
-from contract.conftest import plan
 
+from contract.conftest import plan
 from limner import UserError, hub
 
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from contract.conftest import digits, plan
 from torch import nn
 from torch.optim import SGD
 
+from contract.conftest import digits, plan
 from limner import UserError
 from limner.config import ImageConfig
 from limner.model import Model, Update

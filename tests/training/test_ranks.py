@@ -7,8 +7,8 @@ import sys
 
 import pytest
 import torch
-from contract.conftest import plan
 
+from contract.conftest import plan
 from limner.training.run import start
 
 CHILD = """
