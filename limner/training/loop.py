@@ -72,6 +72,7 @@ class Trainer:
         }
         self.clock = Clock()
         self.watch = Stopwatch()
+        self._grids = Budget(share=0.1)
         self.health = Health()
         self.autocast = self._autocast()
         self._check_inputs()
@@ -185,7 +186,6 @@ class Trainer:
         log_every, save_every, grid_every = (
             _multiple(s, n) for n in (max(s.images // 200, 1), s.save_every, s.grid_every)
         )
-        grids = Budget(share=0.1)
         with self._signals(), self.watch.running():
             while clock.images < s.images:
                 self.step()
@@ -197,11 +197,9 @@ class Trainer:
                 if complete or stop or clock.images % save_every == 0:
                     with self.watch.paused():
                         self.save()
-                if complete or (not stop and clock.images % grid_every == 0 and grids.allows(self.watch.seconds)):
+                if complete or (not stop and clock.images % grid_every == 0):
                     with self.watch.paused():
-                        before = time.perf_counter()
-                        self.draw_grid()
-                    grids.spent(time.perf_counter() - before, self.watch.seconds)
+                        self.draw_grid(always=complete)
                 if stop:
                     break
         if self._stop is not None and clock.images < s.images:
@@ -232,11 +230,14 @@ class Trainer:
                 self.on_save(self)
         self.ranks.wait()
 
-    def draw_grid(self) -> None:
-        """Let the caller draw samples with the averaged weights."""
-        if self.folder is not None and self.ranks.first:
+    def draw_grid(self, *, always: bool = True) -> None:
+        """Let the caller draw samples with the averaged weights, unless grids have taken too much of the time (and not `always`)."""
+        # Every process comes here and waits, but only the first one's clock decides: clocks differ between processes.
+        if self.folder is not None and self.ranks.first and (always or self._grids.allows(self.watch.seconds)):
+            before = time.perf_counter()
             with self.sampling(), torch.no_grad():
                 self.on_grid(self)
+            self._grids.spent(time.perf_counter() - before, self.watch.seconds)
         self.ranks.wait()
 
     @contextlib.contextmanager
