@@ -9,12 +9,16 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from limner.files import replacing
+from limner.metrics.registry import METRICS
 from limner.report import numbers
 from limner.report.charts import colour
 from limner.report.comparison import Comparison, Run
 from limner.report.images import mosaic
 
+COLUMN_HEADS = {"kid": "KID", "bits_per_dim": "bits/dim", "psnr": "PSNR", "seconds_batch": "per image"}
+"""The figures shown, by metric, and what stands above them."""
 COLUMNS = 12
+"""Images in a row."""
 INK, SOFT, LINE = "#1f2328", "#6b6f76", "#e4e1da"
 WIDTH, ROW, TOP = 11.0, 0.86, 0.55
 """Inches: of the picture, of a run's row, and of the head above the rows."""
@@ -29,8 +33,8 @@ def comparison_picture(comparison: Comparison, out: str | Path, *, dpi: int = 16
     height = TOP + ROW * (len(comparison.runs) + 1) + 0.1
     canvas = Canvas(figsize=(WIDTH, height), facecolor="white")
     data = comparison.data
-    heads = ("KID ↓", "bits/dim ↓", "PSNR ↑", "per image ↓")
-    for x, head in zip(FIGURES, heads, strict=True):
+    for x, (name, head) in zip(FIGURES, COLUMN_HEADS.items(), strict=True):
+        head = f"{head} {'↑' if METRICS[name].better == 'higher' else '↓'}"
         canvas.text(x, 1 - 0.34 / height, head, ha="right", fontsize=9, color=SOFT)
     canvas.text(LEFT, 1 - 0.34 / height, f"{data['name']}, {data['height']}×{data['width']}", fontsize=9, color=SOFT)
     _row(canvas, height, 0, "Real images", "held out", comparison.held_out, SOFT)
@@ -80,7 +84,7 @@ def _row(canvas: Canvas, height: float, i: int, name: str, what: str, images: np
 def _figures(comparison: Comparison, run: Run) -> list[tuple[str, bool]]:
     """Text of each of the four figures, and whether it is among the best."""
     found = []
-    for name in ("kid", "bits_per_dim", "psnr", "seconds_batch"):
+    for name in COLUMN_HEADS:
         f = run.figure(name)
         if f is None:
             found.append(("–", False))

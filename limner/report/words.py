@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from limner.metrics.figure import Figure, floor_of
+from limner.metrics.registry import METRICS
 from limner.report.numbers import count, figure, listing, seconds, times, value
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ def likelihood(runs: Sequence[Run]) -> Statement | None:
 
 def reconstruction(runs: Sequence[Run]) -> Statement | None:
     """Who gives an image back, and how well."""
-    having = ranked(runs, "psnr", higher=True)
+    having = ranked(runs, "psnr")
     text = []
     perfect = [name for name, f in having if math.isinf(f.value)]
     if perfect:
@@ -201,7 +202,7 @@ def reconstruction(runs: Sequence[Run]) -> Statement | None:
     if others:
         each = listing([f"{name} {figure(f, 'dB', spread=False)}" for name, f in others])
         text.append(f"There and back, {each.replace(' ', ' reaches ', 1)}.")
-    searched = ranked(runs, "psnr_search", higher=True)
+    searched = ranked(runs, "psnr_search")
     if searched:
         names, found = (
             listing([name for name, _ in searched]),
@@ -260,8 +261,9 @@ def cost(runs: Sequence[Run]) -> Statement | None:
     return Statement("cost", "What it took.", " ".join(text)) if text else None
 
 
-def ranked(runs: Sequence[Run], name: str, *, higher: bool = False) -> list[tuple[str, Figure]]:
-    """(label, figure) of the runs that have this figure, best first."""
+def ranked(runs: Sequence[Run], name: str) -> list[tuple[str, Figure]]:
+    """(label, figure) of the runs that have this figure, best first (smallest first where neither is better)."""
+    higher = METRICS[name].better == "higher"
     having = [(r.label, f) for r in runs if (f := r.figure(name)) is not None and not math.isnan(f.value)]
     return sorted(having, key=lambda x: -x[1].value if higher else x[1].value)
 
@@ -278,7 +280,7 @@ def headlines(runs: Sequence[Run], best: dict[str, list[str]]) -> list[tuple[str
     for name, question, unit in wanted:
         if not best.get(name):
             continue
-        by_label = dict(ranked(runs, name, higher=name == "psnr"))
+        by_label = dict(ranked(runs, name))
         f = next(f for label, f in by_label.items() if label in best[name])  # the first is the best
         if name == "psnr":
             detail = "exact, to the grey level" if math.isinf(f.value) else figure(f, "dB", spread=False)

@@ -77,6 +77,10 @@ class Config(ImageConfig):
     """Decoupled weight decay of AdamW."""
 
 
+TRAIN = {"batch": 64, "schedule": "cosine", "clip": 1.0}
+"""What the presets' trainings share."""
+
+
 class DDPM(Model):
     """Samples (unconditional, by label, with guidance), decodes noise, encodes images to noise, denoises, and bounds the likelihood."""
 
@@ -91,50 +95,22 @@ class DDPM(Model):
         "8px": Preset(
             8,
             Config(size=8, width=24, multipliers=(1, 2), blocks=1, attention=(2,), steps=25, lr=2e-3),
-            train={
-                "images": 50_000,
-                "batch": 64,
-                "warmup": 3_000,
-                "schedule": "cosine",
-                "clip": 1.0,
-                "ema_halflife": 3_000,
-            },
+            train={**TRAIN, "images": 50_000, "warmup": 3_000, "ema_halflife": 3_000},
         ),
         "16px": Preset(
             16,
             Config(size=16, width=24, multipliers=(1, 2, 4), blocks=1, attention=(4,), lr=2e-3),
-            train={
-                "images": 60_000,
-                "batch": 32,
-                "warmup": 3_000,
-                "schedule": "cosine",
-                "clip": 1.0,
-                "ema_halflife": 4_000,
-            },
+            train={**TRAIN, "images": 60_000, "batch": 32, "warmup": 3_000, "ema_halflife": 4_000},
         ),
         "32px": Preset(
             32,
             Config(size=32, width=24, multipliers=(1, 2, 4), blocks=1, attention=(4,), lr=2e-3),
-            train={
-                "images": 300_000,
-                "batch": 64,
-                "warmup": 6_000,
-                "schedule": "cosine",
-                "clip": 1.0,
-                "ema_halflife": 10_000,
-            },
+            train={**TRAIN, "images": 300_000, "warmup": 6_000, "ema_halflife": 10_000},
         ),
         "64px": Preset(
             64,
             Config(size=64, width=64, multipliers=(1, 2, 2, 3), blocks=2, attention=(4, 8), dropout=0.1, lr=3e-4),
-            train={
-                "images": 4_000_000,
-                "batch": 64,
-                "warmup": 60_000,
-                "schedule": "constant",
-                "clip": 1.0,
-                "ema_halflife": 100_000,
-            },
+            train={**TRAIN, "images": 4_000_000, "warmup": 60_000, "schedule": "constant", "ema_halflife": 100_000},
         ),
     }
 
