@@ -19,15 +19,15 @@ SHARES = {"ae": 1, "vae": 2, "realnvp": 4, "pixelcnn": 4, "gan": 4, "ddpm": 5}
 def demo(
     *,
     minutes: float = 8.0,
-    data: DataConfig | str = "fashion-mini",
-    size: int | None = 16,
+    data: DataConfig | str = "digits",
+    size: int | None = None,
     out: str | Path = "runs/demo",
     seed: int = 0,
     show: bool = True,
 ) -> Path:
-    """Train the models of `SHARES` for `minutes` in all, compare them, and open the report.
+    """Train the models of `SHARES` for `minutes` in all at most, compare them, and open the report.
 
-    A second call with the same `out` goes on where the first was stopped; finished runs are kept.
+    A model's training is not longer than its preset's. A second call with the same `out` goes on where the first was stopped; finished runs are kept.
 
     Returns:
         The report.
@@ -41,13 +41,13 @@ def demo(
     for name, share in SHARES.items():
         folder = Path(out) / name
         seconds = 60 * minutes * share / whole
-        print(f"\n== {name}: {seconds:.0f} seconds of training", flush=True)
+        print(f"\n== {name}: {seconds:.0f} seconds of training at most", flush=True)
         if RunFolder(folder).exists:
             resume(folder)
         else:
             chosen, settings, config = defaults(name, dataset)
             plan = Plan(name, chosen, source, replace(settings, {"seed": seed}, where="demo"), config)
-            start(fit(plan, dataset, seconds), folder, dataset=dataset)
+            start(min(plan, fit(plan, dataset, seconds), key=lambda p: p.train.images), folder, dataset=dataset)
         runs.append(folder)
     print("\n== the comparison", flush=True)
     report = Path(compare(runs, out=Path(out) / "report.html", n=512, budget=20, device="auto", say=print))

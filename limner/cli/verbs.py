@@ -203,8 +203,8 @@ def compare(
 def demo(
     *,
     minutes: float = 8.0,
-    data: str = "fashion-mini",
-    size: int | None = 16,
+    data: str = "digits",
+    size: int | None = None,
     out: str = "runs/demo",
     seed: int = 0,
     show: bool = True,
@@ -212,9 +212,9 @@ def demo(
     """Train a model of each family on a small embedded data set, and open the comparison.
 
     Args:
-        minutes: training time, split among the models.
-        data: other images than the embedded ones.
-        size: height and width of the images.
+        minutes: training time at most, split among the models; a model that is done with its preset's images stops sooner.
+        data: the embedded digits, on which each family is recognisable within that time, or other images.
+        size: height and width that the images are resized to.
         out: folder of the runs and the report.
         seed: of everything.
         show: open the report in a browser.

@@ -1,6 +1,7 @@
 """Each verb on real files."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -201,3 +202,21 @@ def test_python_face(trained):
         library.train("ae", data="digits", config={"widht": 3}, out=trained / "no")
     assert not (trained / "no").exists()
     assert torch.get_num_threads() == 1
+
+
+@pytest.mark.slow
+def test_demo_trains_each_kind_and_ends_in_the_report(limner, tmp_path):
+    done = limner("demo", "--minutes", 0.05, "--no-show")
+    assert done.returncode == 0, done.stderr
+    runs = sorted(p.name for p in (tmp_path / "runs" / "demo").iterdir() if p.is_dir())
+    assert runs == ["ae", "ddpm", "gan", "pixelcnn", "realnvp", "vae"]
+    page = (tmp_path / "runs" / "demo" / "report.html").read_text(encoding="utf-8")
+    assert all(f">{name}<" in page for name in runs)
+    assert not re.search(r'src="http|<link', page), "the report must open offline"
+    weights = {run: (tmp_path / "runs" / "demo" / run / "model.safetensors").read_bytes() for run in runs}
+    again = limner("demo", "--minutes", 0.05, "--no-show")
+    assert again.returncode == 0, again.stderr
+    for run, before in weights.items():
+        assert (tmp_path / "runs" / "demo" / run / "model.safetensors").read_bytes() == before, (
+            f"{run} was trained again"
+        )

@@ -122,6 +122,7 @@ class VAE(Model):
             Config(size=8, levels=17, network="mlp", latent=16, hidden=(256, 128)),
             {**TRAIN, "images": 200_000, "ema_halflife": 5_000},
         ),
+        "16px": Preset(16, Config(size=16, latent=16), {**TRAIN, "images": 300_000}),
         "32px": Preset(28, Config(size=28), {**TRAIN, "images": 600_000}),
         "64px": Preset(64, Config(size=64, channels=3, latent=128, width=48), {**TRAIN, "images": 2_000_000}),
     }
