@@ -27,7 +27,8 @@ def demo(
 ) -> Path:
     """Train the models of `SHARES` for `minutes` in all at most, compare them, and open the report.
 
-    A model's training is not longer than its preset's. A second call with the same `out` goes on where the first was stopped; finished runs are kept.
+    A model's training is not longer than its preset's. A second call with the same `out` goes on where the first was stopped;
+    finished runs are kept.
 
     Returns:
         The report.
