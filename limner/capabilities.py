@@ -24,7 +24,7 @@ class Samples(Protocol):
 
 @runtime_checkable
 class Scores(Protocol):
-    """Knows how probable an image is."""
+    """Knows how probable an image is. A model of densities says in `dequantisation` by what noise grey levels become real numbers."""
 
     @property
     def likelihood(self) -> Literal["exact", "bound"]:
@@ -46,6 +46,15 @@ class Encodes(Protocol):
 
     def decode(self, latent: Tensor) -> Tensor:
         """The image (B, C, H, W) of each latent, deterministic."""
+        ...
+
+
+@runtime_checkable
+class Infers(Protocol):
+    """Has a Gaussian posterior of the code of an image."""
+
+    def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation (B, ...) of q(z | image); the prior of z is N(0, I)."""
         ...
 
 
@@ -93,6 +102,7 @@ CAPABILITIES: dict[str, type] = {
     "sample": Samples,
     "score": Scores,
     "encode": Encodes,
+    "infer": Infers,
     "decode": Decodes,
     "reconstruct": Reconstructs,
     "translate": Translates,

@@ -60,7 +60,7 @@ def main() -> None:
 
     tables = [(flags, json.loads(limner("evaluate", run, "--json", *shlex.split(flags)))) for flags in given.evaluate]
     for verb, made, flags in (
-        ("sample", given.run / "generated" / "grid.png", ["-n", "64", *shlex.split(given.sample)]),
+        ("sample", given.run / "generated.png", ["-n", "64", *shlex.split(given.sample)]),
         ("reconstruct", given.run / "reconstructions.png", []),
         ("interpolate", given.run / "interpolation.png", []),
     ):

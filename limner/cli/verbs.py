@@ -130,38 +130,58 @@ def evaluate(
     run: Positional[str],
     /,
     *,
-    n: Count = 1000,
+    against: str | None = None,
+    split: Literal["test", "train", "all"] | None = None,
+    n: Annotated[int | None, arg(aliases=["-n"])] = None,
     metrics: tuple[str, ...] | None = None,
+    features: str | None = None,
+    weights: str | None = None,
+    protocol: Literal["torch", "tf", "clean"] | None = None,
+    size: int | None = None,
     seed: int = 0,
     batch: int = 64,
     device: str = "auto",
     again: bool = False,
     json: bool = False,
+    format: Literal["table", "json", "markdown", "latex"] = "table",
     score: tuple[str, ...] = (),
     sample: tuple[str, ...] = (),
 ) -> None:
-    """Measure a run on its held-out images, by everything that it can do.
+    """Measure a run on its held-out images, by everything that it can do; or a folder of images against data.
 
     Args:
-        run: the run folder.
-        n: samples to draw, and held-out images to use.
-        metrics: which figures; all by default.
+        run: the run folder, or a folder (or zip, or tar) of images from wherever.
+        against: data to compare with: a folder, a zip, or a name. A run's own by default.
+        split: which of these images a folder is compared with; test where the data come with a test set, else all.
+        n: samples to draw, and held-out images to use (1000); of a folder all images, and all they are compared with.
+        metrics: which figures, by name with spaces or commas between; by default all that do not take minutes.
+        features: what distances are measured in: classifier, pixels, inception, mobilenet-v2, efficientnet-lite0, dino or clip.
+        weights: the file (or folder) of that network's weights, where it is not found by itself.
+        protocol: how images are resized for the Inception network: as pytorch-fid, torch-fidelity or clean-fid do.
+        size: height and width that a folder, and what it is compared with, are resized to; by default that of the latter.
         seed: of the samples and the choice of held-out images.
         batch: images drawn at once.
         device: auto, cpu, cuda ...
         again: measure anew what was measured before.
         json: print JSON instead of a table.
+        format: how to print the figures.
         score: options of the model's likelihood, such as samples=100 for an importance-weighted bound.
         sample: options of the model's sampler, such as steps=50.
     """
+    from limner.data.settings import DataConfig
     from limner.metrics.evaluate import evaluate
-    from limner.report.table import evaluation_table
+    from limner.report.table import evaluation_lines, evaluation_table
 
     options = {key: _options(pairs) for key, pairs in (("score", score), ("sample", sample)) if pairs}
     result = evaluate(
         run,
+        data=None if against is None else DataConfig(against, size=size),
+        split=split,
         n=n,
-        metrics=metrics,
+        metrics=None if metrics is None else [name for given in metrics for name in given.split(",") if name],
+        features=features,
+        weights=weights,
+        protocol=protocol,
         seed=seed,
         batch=batch,
         device=device,
@@ -169,10 +189,12 @@ def evaluate(
         options=options,
         say=_say,
     )
-    if json:
+    if json or format == "json":
         print(result.to_json(), end="")
-    else:
+    elif format == "table":
         _console().print(evaluation_table(result))
+    else:
+        print(evaluation_lines(result, format))
 
 
 def compare(
@@ -183,7 +205,7 @@ def compare(
     n: Count = 1000,
     budget: float | None = None,
     device: str = "auto",
-    format: Literal["html", "markdown", "json"] = "html",
+    format: Literal["html", "markdown", "json", "latex"] = "html",
 ) -> None:
     """Compare runs on one protocol: a page with samples, figures and the trade-offs in words, or a table.
 
@@ -193,7 +215,7 @@ def compare(
         n: samples to draw of each, and held-out images to use.
         budget: seconds that drawing (and scoring, and reconstructing) one run may take; n is halved for all until it fits.
         device: auto, cpu, cuda ...
-        format: html writes the page; markdown and json print the figures.
+        format: html writes the page; markdown, json and latex print the figures.
     """
     from limner.report.compare import compare
 

@@ -53,6 +53,8 @@ class Dataset:
     """The sets "A" and "B" of a pair of domains. `images` are then A's."""
     paired: bool = False
     """Whether image i of A and image i of B belong together."""
+    held_out: Dataset | None = field(default=None, repr=False)
+    """Of a training set: the test set of the same source, if it has one."""
 
     def __post_init__(self) -> None:
         if not self.fingerprint:

@@ -47,7 +47,7 @@ def gather(path: Path, config: DataConfig, *, progress: Progress | None = None, 
     with contextlib.closing(open_tree(path)) as tree:
         listing = _list(tree)
         policy = (config.size, config.channels, config.resize, config.crop, config.background_rgb, config.max_pixels)
-        split = (config.test_fraction, config.data_seed)
+        split = (config.test_fraction, config.data_seed, config.duplicates)
         key = json.dumps(
             [VERSION, PIL.__version__, tree.name, _content(tree, listing, fresh), tree.refused, policy, split]
         )

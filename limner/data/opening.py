@@ -33,6 +33,8 @@ def open_data(config: DataConfig | str, *, split: Split = "train", progress: Pro
     smallest = min(len(d) for d in data.domains.values()) if data.domains else len(data)
     if smallest == 0:
         raise _empty(gathered, config, split)
+    if split == "train" and len(gathered.splits["test"]):
+        data.held_out = gathered.splits["test"]
     if config.limit is not None and config.limit < len(data):
         rows = np.random.default_rng(config.data_seed).permutation(len(data))[: config.limit]
         data = data.subset(np.sort(rows))

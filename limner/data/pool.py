@@ -79,8 +79,8 @@ def settle(
 ) -> tuple[dict[Split, np.ndarray], dict[Split, list[Refused]]]:
     """The rows of each split, without duplicates, and the duplicates that were set aside.
 
-    Of equal images in one split the first stays. Of equal images in both, the one in test does: a published test set stays
-    whole. Equal means: the same pixels at the final size (`final` are their digests).
+    Of equal images in one split the first stays (with `config.duplicates` "keep", all do). Of equal images in both, the one in
+    test does: a published test set stays whole. Equal means: the same pixels at the final size (`final` are their digests).
     """
     keys = final or digests(pool.images)
     splits = [s or split_of(k, config) for s, k in zip(pool.splits, pool.keys or keys, strict=True)]
@@ -92,7 +92,7 @@ def settle(
             if splits[i] != split:
                 continue
             j = first.setdefault(key, i)
-            if i == j:
+            if i == j or (config.duplicates == "keep" and splits[j] == split):
                 rows[split].append(i)
             else:
                 where = "" if splits[j] == split else " (in the test split)"

@@ -31,6 +31,8 @@ class DataConfig:
     """Colour that transparent pixels are composited on, and that `pad` adds: a name or #rrggbb."""
     test_fraction: Fraction = 0.1
     """Share of the images kept for testing where the source has no test set of its own; chosen by a hash of each image's content."""
+    duplicates: Literal["drop", "keep"] = "drop"
+    """Images of a split with the same pixels: drop keeps the first alone, keep keeps all (a set to be judged is judged as it is)."""
     max_pixels: Positive = 64_000_000
     """An image with more pixels than this is refused unread (a decompression bomb)."""
     limit: Positive | None = None

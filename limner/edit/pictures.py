@@ -33,7 +33,7 @@ def sample_to_files(
     options: dict[str, Any] | None = None,
     batch: int = 64,
 ) -> Path:
-    """Draw one image a seed, write each as `seed00000.png`, and all together as `grid.png`, whose path is returned.
+    """Draw one image a seed, write each as `seed00000.png`, and all together in one beside the folder, whose path is returned.
 
     Raises:
         UserError: the model cannot sample, has no such option or label, or the folder cannot be written.
@@ -60,8 +60,10 @@ def sample_to_files(
     drawn = torch.cat(images)
     for seed, image in zip(seeds, drawn, strict=True):
         _save_image(image, folder / f"seed{seed:05d}.png")
-    save_grid(drawn, folder / "grid.png")
-    return folder / "grid.png"
+    # Beside the folder, which then holds samples alone and can be measured as it is.
+    grid = folder.with_name(f"{folder.name}.png")
+    save_grid(drawn, grid)
+    return grid
 
 
 def reconstructions(

@@ -1,91 +1,114 @@
-"""A model on the bench: the samples, held-out images and features that several metrics share, each made once and only if asked for."""
+"""The bench: images to be judged, the real images they are judged by, and the features of both, each made once and only if asked for.
+
+`Bench` is what every metric of sets of images needs; `limner.metrics.model_bench` draws the images from a model and lets it score
+and reconstruct, `limner.metrics.folder_bench` reads them from a folder.
+"""
 
 from __future__ import annotations
 
-import inspect
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from limner import capabilities
 from limner.data.order import held_out_order
-from limner.edit.projection import project
-from limner.errors import UserError
+from limner.metrics import extract
 from limner.metrics.classifier import Classifier, classifier_of, reserved
-from limner.metrics.features import Extractor, Pixels, describe, to_bytes
-from limner.noise import mix, seeds
+from limner.metrics.features import Extractor, Pixels, describe
 from limner.version import __version__
 
 if TYPE_CHECKING:
     from limner.data import Dataset
 
-CHUNK = 256
-"""Images taken through a model at once where memory, not speed, is what matters."""
+EVERY = 10.0
+"""Seconds between reports on a long extraction."""
+T = TypeVar("T")
+Kind = Literal["samples", "real", "floor", "floor_real"]
+"""Sets of images: those judged; the real ones they are compared with; and the two sets of the floor (see `Bench.floor_pair`)."""
 
 
-class Bench:
-    """One model, the data it is measured on, and how many images.
+class Bench(ABC):
+    """Images to be judged, and the data they are judged by.
 
     Args:
-        model: in evaluation mode.
-        train, test: the two splits of its data.
-        n: images to draw and to compare with, and held-out images to score and reconstruct. Fewer where the data hold out fewer.
-        batch: images drawn at once.
-        seed: of the samples and of the choice of held-out images.
-        options: extra keywords by verb, for models that take them: {"score": {"samples": 100}, "sample": {"steps": 50}}.
-        stats: the run's training log.
+        train, test: the two splits of the data; `test` holds the images compared with.
+        n: images judged, and images of `test` compared with; fewer where there are fewer.
+        seed: of the choice of images.
+        extractor: makes the extractor of features when it is first needed; by default the data's classifier, or the pixels.
         say: called with a line whenever something long begins.
     """
 
+    model: Any = None
+    options: dict[str, dict[str, Any]]
+    stats: list[Any]
+    device = torch.device("cpu")
+    real_name = "held-out"
+    """What the images compared with are called in a protocol."""
+
     def __init__(
         self,
-        model: Any,
         train: Dataset,
         test: Dataset,
         *,
         n: int = 1000,
-        batch: int = 64,
         seed: int = 0,
-        options: Mapping[str, Mapping[str, Any]] | None = None,
-        stats: Sequence[Mapping[str, Any]] = (),
+        extractor: Callable[[Bench], Extractor] | None = None,
         say: Callable[[str], None] = lambda line: None,
     ):
-        self.model, self.train, self.test = model, train, test
+        self.train, self.test, self.seed, self.say = train, test, seed, say
         self.n = self.m = min(n, len(test.images))
-        self.batch, self.seed = batch, seed
-        self.options = {verb: dict(values) for verb, values in (options or {}).items()}
-        self.stats, self.say = list(stats), say
-        self.device = next(model.parameters()).device
-        self._drawn: list[Tensor] = []  # batches of samples, float, in order
-        self._times: list[tuple[int, float]] = []  # images and seconds of each batch drawn
-        self._copies = self._found = torch.empty(0, dtype=torch.uint8)
-        self._check_options()
-
-    def _check_options(self) -> None:
-        verbs = {"score": "bits_per_dim", "sample": "sample"}
-        for verb, values in self.options.items():
-            if verb not in verbs:
-                raise UserError(f"there are no options for '{verb}'; choose {' or '.join(verbs)}")
-            known = extra_keywords(getattr(self.model, verbs[verb], None))
-            for key in values:
-                if key not in known:
-                    has = f"it takes {', '.join(known)}" if known else "it takes none"
-                    raise UserError(f"--{verb}.{key}: this model's {verbs[verb]} has no such option; {has}")
+        self.options, self.stats = {}, []
+        self._make_extractor = extractor
+        self._made: dict[Hashable, Any] = {}
 
     def can(self, capability: str) -> bool:
-        """Whether the model has the capability of this name."""
-        return isinstance(self.model, capabilities.CAPABILITIES[capability])
+        """Whether there is a model that has the capability of this name."""
+        return False
 
-    def settings(self, verb: str, method: str) -> str:
-        """The extra keywords of a method with the values that will be used, as "samples=100", for the note beside a figure."""
-        values = {**extra_keywords(getattr(self.model, method)), **self.options.get(verb, {})}
-        return ", ".join(f"{key}={value}" for key, value in values.items() if value is not None)
+    @property
+    def has_samples(self) -> bool:
+        """Whether there are images to judge."""
+        return True
+
+    @property
+    @abstractmethod
+    def samples_bytes(self) -> Tensor:
+        """(n, H, W, C) uint8, the images judged."""
+
+    @property
+    def real_n(self) -> int:
+        """How many real images they are compared with."""
+        return self.n
+
+    @property
+    def samples_name(self) -> str:
+        """What the images judged are, for a protocol: with all that was done to them."""
+        return "samples"
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the images judged were asked for by class."""
+        return self.asked is not None
+
+    @property
+    def asked(self) -> Tensor | None:
+        """(n,) int64, the classes asked for, if any were."""
+        return None
+
+    def limit(self, n: int, m: int) -> None:
+        """Set n and m to these where they are less."""
+        self.n, self.m = min(n, self.n), min(m, self.m)
+        self._forget()
+
+    def _forget(self) -> None:
+        for name in ("floor_pair", "real_bytes", "asked", "samples_bytes"):
+            self.__dict__.pop(name, None)
+        self._made.clear()
 
     # ---- data
 
@@ -113,136 +136,34 @@ class Bench:
         """The first n held-out images (n, H, W, C) uint8."""
         return torch.from_numpy(self.test.images[self.held_out_indices[:n].numpy()])
 
+    def unseen(self, n: int) -> Tensor:
+        """Up to n real images (n, H, W, C) uint8 that are not among the training images."""
+        return self.held_out_bytes(n)
+
     @cached_property
     def training_bytes(self) -> Tensor:
         """(M, H, W, C) uint8, all training images."""
         return torch.from_numpy(np.ascontiguousarray(self.train.images))
 
     @cached_property
-    def reserved_bytes(self) -> Tensor:
-        """Up to n training images that no extractor was trained on, for the floor."""
-        indices = reserved(len(self.train.images))
+    def real_bytes(self) -> Tensor:
+        """(real_n, H, W, C) uint8, the real images compared with."""
+        return self.held_out_bytes(self.real_n)
+
+    def spare(self, n: int) -> Tensor:
+        """Up to n training images (n, H, W, C) uint8 that the extractor was not trained on, a seeded choice."""
+        count = len(self.train.images)
+        indices = reserved(count) if isinstance(self.extractor, Classifier) else torch.arange(count)
         order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(self.seed))
-        return torch.from_numpy(self.train.images[indices[order[: self.n]].numpy()])
-
-    # ---- samples
-
-    @property
-    def conditional(self) -> bool:
-        """Whether the model draws images of a class asked for."""
-        return "label" in getattr(self.model, "inputs", ())
+        return torch.from_numpy(self.train.images[indices[order[:n]].sort().values.numpy()])
 
     @cached_property
-    def asked(self) -> Tensor | None:
-        """(n,) the classes asked for: those of the held-out images compared with; None of an unconditional model."""
-        return self.test.batch(self.held_out_indices[: self.n].numpy(), "cpu")["label"] if self.conditional else None
+    def floor_pair(self) -> tuple[Tensor, Tensor]:
+        """Two sets of real images that no model made: what a distance between them is, is the best that a model can be expected to reach.
 
-    def draw(self, n: int) -> Tensor:
-        """The first n samples (n, C, H, W) in [-1, 1] of the seed; those drawn before are not drawn again."""
-        every = seeds(self.seed, max(n, self.n))
-        have = sum(len(part) for part in self._drawn)
-        while have < n:
-            part = slice(have, min(have + self.batch, max(n, self.n)))
-            self._draw_batch(every[part], part)
-            have = part.stop
-        return torch.cat(self._drawn)[:n] if self._drawn else torch.empty(0, *self.test.images.shape[1:])
-
-    def _draw_batch(self, part_seeds: list[int], part: slice) -> None:
-        label = {} if self.asked is None else {"label": self.asked[part].to(self.device)}
-        start = self._clock()
-        image = self.model.sample(len(part_seeds), generator=part_seeds, **label, **self.options.get("sample", {}))
-        seconds = self._clock() - start
-        if not torch.isfinite(image).all():
-            raise UserError("the model drew images that are not finite numbers: its training has diverged")
-        self._times.append((len(part_seeds), seconds))
-        self._drawn.append(image.detach().float().cpu().clamp(-1, 1))
-
-    def _clock(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    @cached_property
-    def samples_bytes(self) -> Tensor:
-        """(n, H, W, C) uint8."""
-        self.say(f"drawing {self.n} samples")
-        return to_bytes(self.draw(self.n), self.test.levels)
-
-    def seconds_per_image(self, batch: int) -> tuple[float, float]:
-        """Median seconds per image drawn `batch` at a time, and half the range between the quickest and slowest repeat.
-
-        Batches drawn for other metrics count as repeats; at least three are made unless one takes over two seconds.
+        Spare training images, as many as are judged if there are so many, and the real images compared with.
         """
-        full = [seconds / count for count, seconds in self._times if count == batch]
-        full = full[1:] if len(full) > 3 else full  # the first also pays for warming up
-        label = {} if not self.conditional else {"label": 0}
-        if not full:
-            self.model.sample(1, generator=0, **label, **self.options.get("sample", {}))  # warm-up
-        while len(full) < 3 and not (full and full[-1] * batch > 2):
-            start = self._clock()
-            self.model.sample(batch, generator=mix(self.seed, len(full)), **label, **self.options.get("sample", {}))
-            full.append((self._clock() - start) / batch)
-        return statistics.median(full), (max(full) - min(full)) / 2
-
-    # ---- what the model makes of held-out images
-
-    def bits(self, n: int) -> Tensor:
-        """(n,) float64 bits per dimension of the first n held-out images."""
-        batch, every = self.held_out(n), seeds(self.seed, n)
-        values = []
-        for start in range(0, n, CHUNK):
-            part = slice(start, min(start + CHUNK, n))
-            label = {"label": batch["label"][part].to(self.device)} if self.conditional else {}
-            image = batch["image"][part].to(self.device)
-            with torch.no_grad():
-                bits = self.model.bits_per_dim(image, generator=every[part], **label, **self.options.get("score", {}))
-            values.append(bits.double().cpu())
-        return torch.cat(values)
-
-    def copies(self, n: int) -> Tensor:
-        """(n, H, W, C) uint8, the first n held-out images through the model and back. The last result is kept."""
-        if len(self._copies) < n:
-            with torch.no_grad():
-                parts = [
-                    self.model.reconstruct(x.to(self.device)).cpu() for x in self.held_out(n)["image"].split(CHUNK)
-                ]
-            self._copies = to_bytes(torch.cat(parts), self.test.levels)
-        return self._copies[:n]
-
-    def found(self, n: int) -> Tensor:
-        """(n, H, W, C) uint8, the nearest to the first n held-out images that a latent search finds. The last result is kept."""
-        if len(self._found) < n:
-            image = project(self.model, self.held_out(n)["image"].to(self.device), seed=self.seed).image
-            self._found = to_bytes(image.cpu(), self.test.levels)
-        return self._found[:n]
-
-    # ---- how many
-
-    def fit(self, budget: float) -> tuple[int, int]:
-        """Shrink n and m, by halves down to 32, until drawing n samples, and scoring or reconstructing m held-out images, are each
-        expected to take at most `budget` seconds. Returns both."""
-        if self.can("sample"):
-            self.draw(min(self.batch, self.n))
-            self.n = _halved(self.n, budget, min(seconds / count for count, seconds in self._times))
-        slowest = 0.0
-        for capability, work in (("score", self.bits), ("reconstruct", self.copies)):
-            if self.can(capability):
-                self._copies = self._copies[:0]
-                start = self._clock()
-                work(min(16, self.m))
-                slowest = max(slowest, (self._clock() - start) / min(16, self.m))
-        self.m = _halved(self.m, budget, slowest)
-        self._forget()
-        return self.n, self.m
-
-    def limit(self, n: int, m: int) -> None:
-        """Set n and m to these where they are less."""
-        self.n, self.m = min(n, self.n), min(m, self.m)
-        self._forget()
-
-    def _forget(self) -> None:
-        for name in ("reserved_bytes", "asked", "samples_bytes"):
-            self.__dict__.pop(name, None)
+        return self.spare(self.n), self.real_bytes
 
     # ---- features
 
@@ -259,25 +180,52 @@ class Bench:
 
     @cached_property
     def extractor(self) -> Extractor:
-        """What distances between sets are measured in: the classifier where the data have labels, else the pixels."""
+        """What distances between sets are measured in: as asked for; else the classifier where the data have labels, or the pixels."""
+        if self._make_extractor is not None:
+            return self._make_extractor(self)
         return self.classifier if self.labelled else Pixels()
+
+    def images(self, kind: Kind) -> Tensor:
+        """(N, H, W, C) uint8, one of the four sets."""
+        if kind in ("samples", "real"):
+            return self.samples_bytes if kind == "samples" else self.real_bytes
+        return self.floor_pair[kind == "floor_real"]
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, made at the first call with this key."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def features(self, kind: Kind) -> Tensor:
+        """(N, d) float64 features of one of the four sets."""
+        if kind == "floor_real" and self.floor_pair[1] is self.real_bytes:
+            kind = "real"
+        return self.once(("features", kind), lambda: self._extract(kind))
+
+    @property
+    def width(self) -> int:
+        """Numbers in a feature."""
+        return self.once("width", lambda: self.extractor(self.real_bytes[:2]).shape[1])
+
+    def _extract(self, kind: Kind) -> Tensor:
+        images, extractor = self.images(kind), self.extractor
+        self.say(f"features of {len(images)} images")
+        # Features of real images by a large network are worth keeping; those of samples would only fill the disk.
+        keep = kind != "samples" and not isinstance(extractor, Classifier | Pixels)
+        said = time.perf_counter()
+
+        def progress(done: int, total: int | None) -> None:
+            nonlocal said
+            if time.perf_counter() - said > EVERY:
+                said = time.perf_counter()
+                self.say(f"features of {done} of {total} images")
+
+        return extract.features(
+            extractor, images, cache_key=extract.content_hash(images) if keep else None, progress=progress
+        )
 
     @property
     def extractor_id(self) -> str:
         """The extractor in a protocol."""
         return describe(self.extractor)
-
-
-def _halved(n: int, budget: float, seconds: float) -> int:
-    while n > 32 and n * seconds > budget:
-        n = max(32, n // 2)
-    return n
-
-
-def extra_keywords(method: Any) -> dict[str, Any]:
-    """The keywords, with their defaults, that a model's method takes beyond those of the capability protocols."""
-    if method is None:
-        return {}
-    known = {"self", "n", "image", "x", "label", "text", "generator"}
-    parameters = inspect.signature(method).parameters.values()
-    return {p.name: p.default for p in parameters if p.name not in known and p.default is not p.empty}

@@ -103,7 +103,9 @@ def classifier_of(train: Dataset, test: Dataset) -> Classifier:
     network = Network(channels, size, classes)
 
     def build(folder: Path) -> None:
-        _train(network, train.images, labels)
+        seen = torch.ones(len(labels), dtype=torch.bool)
+        seen[reserved(len(seen))] = False
+        fit(network, train.images, labels, seen.nonzero().flatten())
         accuracy = {"accuracy": repr(_accuracy(network, test.images, test_labels))}
         write_atomically(folder / WEIGHTS, safetensors.torch.save(network.state_dict(), metadata=accuracy))
 
@@ -131,17 +133,19 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()[:12]
 
 
-def _train(network: Network, images: np.ndarray, labels: np.ndarray) -> None:
-    seen = torch.ones(len(labels), dtype=torch.bool)
-    seen[reserved(len(seen))] = False
-    indices, batch = seen.nonzero().flatten(), 100
+def fit(network: Network, images: np.ndarray, labels: np.ndarray, indices: Tensor, *, seed: int = 0) -> None:
+    """Train `network` from the start by the recipe, on those of images (N, H, W, C) uint8 and labels (N,) that `indices` name.
+
+    The same seed and data give the same weights. Needs five images or more.
+    """
+    batch = 100
     steps = min(IMAGES_SEEN, PASSES * len(indices)) // batch
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     order = torch.cat(
         [torch.randperm(len(indices), generator=generator) for _ in range(steps * batch // len(indices) + 1)]
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.reset_parameters()

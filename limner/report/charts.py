@@ -11,6 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from limner.metrics.figure import floor_of
 from limner.report import numbers
 from limner.report.comparison import Run
 
@@ -62,6 +63,36 @@ def scatter(runs: Sequence[Run]) -> str:
     axes.set_ylabel("KID →  farther from real images")
     _label(canvas, axes, [(label, time.value, kid.value) for label, _, time, kid in points])
     return _svg(canvas, "scatter")
+
+
+def precision_recall(runs: Sequence[Run]) -> str:
+    """Precision against recall; "" where fewer than two runs have both."""
+    points = [
+        (run.label, colour(run.index), recall, precision)
+        for run in runs
+        if (recall := run.figure("recall")) is not None and (precision := run.figure("precision")) is not None
+    ]
+    if len(points) < 2:
+        return ""
+    canvas, axes = _canvas(5.0, 3.6)
+    for _, c, recall, precision in points:
+        bars = {"xerr": 2 * (recall.error or 0), "yerr": 2 * (precision.error or 0)}
+        axes.errorbar(recall.value, precision.value, **bars, color=c, lw=1.2, capsize=0)
+        axes.plot(recall.value, precision.value, "o", color=c, ms=8, mec=PAPER, mew=1.2)
+    _, _, recall, precision = points[0]
+    if recall.floor is not None and precision.floor is not None:
+        axes.plot(recall.floor, precision.floor, "D", color=FAINT, ms=6, mec=PAPER, mew=1.2)
+        points.append(("real images", FAINT, floor_of(recall), floor_of(precision)))
+    axes.margins(0.16, 0.14)
+    low, high = axes.get_xlim(), axes.get_ylim()
+    axes.set_xlim(max(low[0], -0.05), min(low[1], 1.05))
+    axes.set_ylim(max(high[0], -0.05), min(high[1], 1.05))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel("recall →  more of the real images reached")
+    axes.set_ylabel("precision →  more samples like real ones")
+    _label(canvas, axes, [(label, recall.value, precision.value) for label, _, recall, precision in points])
+    return _svg(canvas, "plane")
 
 
 def _label(canvas: Any, axes: Any, points: Sequence[tuple[str, float, float]], size: float = 9.5) -> None:

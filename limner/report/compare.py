@@ -17,6 +17,16 @@ from limner.report.comparison import ROW, STEPS, Comparison, Run, gather
 from limner.report.images import data_uri, mosaic
 from limner.version import __version__
 
+TOPICS = {
+    "How like real images are the samples?": ("quality",),
+    "How varied are they, and how new?": ("variety",),
+    "How well is a real image known, and what lies between two?": ("likelihood", "reconstruction", "continuity"),
+    "What does it cost?": ("cost",),
+}
+"""The tables of the page: what each answers, and with which metrics."""
+NOTED = ("bits_per_dim", "psnr", "path_length", "active_units", "frechet", "fid", "copies")
+"""Figures that are not read without their note."""
+
 
 def compare(
     runs: Sequence[Any],
@@ -28,7 +38,7 @@ def compare(
     seed: int = 0,
     batch: int = 64,
     device: str = "cpu",
-    format: Literal["html", "markdown", "json"] = "html",
+    format: Literal["html", "markdown", "json", "latex"] = "html",
     title: str = "",
     say: Callable[[str], None] = lambda line: None,
 ) -> Path | str:
@@ -45,18 +55,18 @@ def compare(
         seed: of the samples and the choice of held-out images.
         batch: images drawn at once.
         device: where to compute: cpu, cuda, auto ...
-        format: "html" writes the page and returns its path; "markdown" and "json" return the text.
+        format: "html" writes the page and returns its path; "markdown", "json" and "latex" return the text.
         title: of the page.
         say: called with a line whenever something long begins.
 
     Raises:
         UserError: a run cannot be read, the runs are of unlike data, or the page cannot be written.
     """
-    if format not in ("html", "markdown", "json"):
-        raise UserError(f"--format {format}: choose html, markdown or json")
+    if format not in ("html", *table.FORMATS):
+        raise UserError(f"--format {format}: choose html, {', '.join(table.FORMATS)}")
     comparison = gather(runs, data=data, n=n, budget=budget, seed=seed, batch=batch, device=device, say=say)
     if format != "html":
-        return table.markdown(comparison) if format == "markdown" else table.as_json(comparison)
+        return table.FORMATS[format](comparison)
     return write_page(comparison, out, title=title)
 
 
@@ -83,6 +93,10 @@ def write_page(comparison: Comparison, out: str | Path, *, title: str = "") -> P
         headlines=words.headlines(comparison.runs, comparison.best),
         colours=[charts.colour(run.index) for run in comparison.runs],
         scatter=charts.scatter(comparison.runs),
+        plane=charts.precision_recall(comparison.runs),
+        topics=TOPICS,
+        noted=NOTED,
+        together=table.together,
         losses=[charts.losses(run) for run in comparison.runs],
         steps=STEPS,
         row=ROW,

@@ -12,11 +12,11 @@ import numpy as np
 from limner import models
 from limner.edit.interpolate import interpolate
 from limner.errors import UserError
-from limner.metrics import coverage
-from limner.metrics.bench import Bench
+from limner.metrics import neighbours
 from limner.metrics.evaluate import measure, open_bench
 from limner.metrics.features import to_bytes
 from limner.metrics.figure import Evaluation, Figure, floor_of
+from limner.metrics.model_bench import ModelBench
 from limner.metrics.registry import METRICS
 from limner.report.words import Statement, separated, statements
 
@@ -84,6 +84,10 @@ class Comparison:
     """By metric: the labels of the best run and of those that its spread does not tell from it; empty where all are alike."""
     statements: list[Statement]
 
+    def of_topics(self, topics: Sequence[str]) -> list[str]:
+        """The metrics of these topics."""
+        return [m for m in self.metrics if METRICS[m].topic in topics]
+
     def real(self) -> dict[str, Figure]:
         """By metric: what real images reach, where that is a question."""
         found = {}
@@ -92,12 +96,6 @@ class Comparison:
             if f is not None:
                 found[m] = floor_of(f)
         return found
-
-
-TABLE = (
-    *("kid", "frechet", "classes", "as_asked", "novelty", "bits_per_dim", "psnr", "psnr_search"),
-    *("seconds_batch", "seconds_one", "parameters", "train_images", "train_seconds"),
-)
 
 
 def gather(
@@ -149,7 +147,7 @@ def gather(
                 curves(bench.stats),
             )
         )
-    metrics = [m for m in TABLE if any(m in e.figures for e in evaluations)]
+    metrics = [m for m in METRICS if any(m in e.figures for e in evaluations)]
     shown = {m: next(e.figures[m].protocol for e in evaluations if m in e.figures) for m in metrics}
     best = {m: winners(columns, m) for m in metrics if METRICS[m].better}
     held_out = benches[0][0].held_out_bytes(HEROES).numpy()
@@ -168,7 +166,7 @@ def _prefixed(say: Callable[[str], None], name: str) -> Callable[[str], None]:
     return lambda line: say(f"{name}: {line}")
 
 
-def check_same_data(benches: Sequence[tuple[str, Bench]]) -> None:
+def check_same_data(benches: Sequence[tuple[str, ModelBench]]) -> None:
     """Raise a UserError that says what differs, unless all are measured on the same held-out images."""
     first_name, first = benches[0]
     for name, bench in benches[1:]:
@@ -211,14 +209,14 @@ def winners(runs: Sequence[Run], metric: str) -> list[str]:
     return tied if len(tied) < len(having) else []
 
 
-def pictures(bench: Bench) -> Pictures:
+def pictures(bench: ModelBench) -> Pictures:
     """What the model on the bench has to show."""
     shown, levels = Pictures(), bench.test.levels
     rows = min(ROW, bench.n)
     if bench.can("sample"):
         samples = to_bytes(bench.draw(min(HEROES, bench.n)), levels)
         shown.samples = samples.numpy()
-        found = coverage.nearest(samples[:rows], bench.training_bytes)
+        found = neighbours.nearest(samples[:rows], bench.training_bytes)
         shown.neighbours = bench.training_bytes[found.nearest].numpy()
     else:
         shown.missing["samples"] = "It draws no new images."

@@ -15,7 +15,13 @@ from limner.report.charts import colour
 from limner.report.comparison import Comparison, Run
 from limner.report.images import mosaic
 
-COLUMN_HEADS = {"kid": "KID", "bits_per_dim": "bits/dim", "psnr": "PSNR", "seconds_batch": "per image"}
+COLUMN_HEADS = {
+    "kid": "KID",
+    "recall": "recall",
+    "bits_per_dim": "bits/dim",
+    "psnr": "PSNR",
+    "seconds_batch": "per image",
+}
 """The figures shown, by metric, and what stands above them."""
 COLUMNS = 12
 """Images in a row."""
@@ -38,11 +44,11 @@ def comparison_picture(comparison: Comparison, out: str | Path, *, dpi: int = 16
         canvas.text(x, 1 - 0.34 / height, head, ha="right", fontsize=9, color=SOFT)
     canvas.text(LEFT, 1 - 0.34 / height, f"{data['name']}, {data['height']}×{data['width']}", fontsize=9, color=SOFT)
     _row(canvas, height, 0, "Real images", "held out", comparison.held_out, SOFT)
-    if (floor := comparison.real().get("kid")) is not None:
-        y = 1 - (TOP + ROW / 2) / height
-        canvas.text(
-            FIGURES[0], y, numbers.value(floor.value, floor.error), ha="right", va="center", fontsize=10.5, color=SOFT
-        )
+    y = 1 - (TOP + ROW / 2) / height
+    for x, name in zip(FIGURES, COLUMN_HEADS, strict=True):
+        if (floor := comparison.real().get(name)) is not None:
+            text = numbers.value(floor.value, floor.error)
+            canvas.text(x, y, text, ha="right", va="center", fontsize=10.5, color=SOFT)
     for i, run in enumerate(comparison.runs, start=1):
         shown = run.pictures.samples if run.pictures.samples is not None else run.pictures.copies
         what = run.family if run.pictures.samples is not None else f"{run.family}, copies"
@@ -58,8 +64,8 @@ def comparison_picture(comparison: Comparison, out: str | Path, *, dpi: int = 16
     return out
 
 
-LEFT, IMAGES = 0.025, (0.165, 0.655)
-FIGURES = (0.725, 0.81, 0.89, 0.978)
+LEFT, IMAGES = 0.025, (0.155, 0.605)
+FIGURES = (0.665, 0.735, 0.82, 0.9, 0.978)
 """Fractions of the width: names, the samples' left and right end, and the right ends of the columns of figures."""
 
 

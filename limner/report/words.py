@@ -25,7 +25,7 @@ class Statement:
     """One thing that the figures say."""
 
     topic: str
-    """quality, trade, variety, likelihood, reconstruction, speed or cost."""
+    """quality, trade, both, variety, likelihood, reconstruction, continuity, speed or cost."""
     title: str
     """A few words, with a full stop or question mark."""
     text: str
@@ -48,7 +48,7 @@ def at_floor(f: Figure) -> bool:
 
 def statements(runs: Sequence[Run]) -> list[Statement]:
     """All that the figures of these runs say, in the order of a reader's questions."""
-    parts = (quality, trade_off, variety, likelihood, reconstruction, speed, cost)
+    parts = (quality, trade_off, both, variety, likelihood, reconstruction, continuity, speed, cost)
     return [statement for part in parts if (statement := part(runs)) is not None]
 
 
@@ -137,6 +137,69 @@ def _beats(b: tuple[str, Figure, Figure], a: tuple[str, Figure, Figure]) -> bool
     return b[1].value * NOTABLE < a[1].value and b[2].value < a[2].value and separated(b[2], a[2])
 
 
+def both(runs: Sequence[Run]) -> Statement | None:
+    """Who is precise, who reaches more of the real images, and who pays for one with the other."""
+    exact, wide = ranked(runs, "precision"), ranked(runs, "recall")
+    if len(exact) < 2 or len(wide) < 2:
+        return None
+    (sharp, p), (broad, r) = exact[0], wide[0]
+    text = []
+    leading = leaders(exact), leaders(wide)
+    if len(leading[0]) < len(exact):
+        have = "have" if len(leading[0]) > 1 else "has"
+        text.append(
+            f"{listing(leading[0])} {have} the largest share of samples where real images are ({figure(p)} for {sharp})."
+        )
+    if len(leading[1]) < len(wide):
+        reach = "reach" if len(leading[1]) > 1 else "reaches"
+        text.append(f"{listing(leading[1])} {reach} the largest part of the real images ({figure(r)} for {broad}).")
+    places = dict(wide)
+    for name, f in exact:
+        g, real = places.get(name), p.floor
+        if g is not None and g.floor is not None and g.value < 0.5 * g.floor:
+            text.append(
+                f"{name} reaches less than half of what real images reach ({figure(g)}): few kinds of images, however good."
+            )
+        elif g is not None and real is not None and f.value < 0.5 * real and g.value > 0.5 * (g.floor or 1):
+            text.append(f"{name} reaches far, but most of its samples lie where no real image is ({figure(f)}).")
+    if not text:
+        text.append("The spread tells none of them apart in precision or recall.")
+    return Statement("both", "Precise or varied?", " ".join(text))
+
+
+def continuity(runs: Sequence[Run]) -> Statement | None:
+    """Whose latent space is smooth, and whose decoder does not listen to its code."""
+    text = []
+    having = ranked(runs, "path_length")
+    if len(having) > 1:
+        (smooth, f), (rough, g) = having[0], having[-1]
+        if separated(f, g) and f.value > 0:
+            text.append(
+                f"A small step through the latents changes an image of {smooth} least, one of {rough} {times(g.value / f.value)} as much "
+                f"({f.note}). Less is smoother, unless the images are all alike."
+            )
+        else:
+            text.append("The spread tells none of the latent spaces apart in smoothness.")
+    for name, units in ranked(runs, "active_units"):
+        width = float(units.note.removeprefix("of ")) if units.note.startswith("of ") else math.nan
+        if units.value == 0:
+            text.append(f"No number of {name}'s code tells anything about the image: its posterior has collapsed.")
+        elif units.value < 0.5 * width:
+            text.append(f"Of the {width:.0f} numbers of {name}'s code {units.value:.0f} are in use.")
+    for name, gap in ranked(runs, "posterior_gap"):
+        if gap.floor is not None and gap.value > 2 * gap.floor + 2 * (gap.error or 0):
+            far = f"{figure(gap, 'nats')} from the prior, where chance alone gives {value(gap.floor)}"
+            text.append(
+                f"{name}'s codes of real images are {far}: samples come from codes that it was rarely trained on."
+            )
+    return Statement("continuity", "The latent space.", " ".join(text)) if text else None
+
+
+def leaders(having: Sequence[tuple[str, Figure]]) -> list[str]:
+    """The first of ranked runs, and those that the spread does not tell from it."""
+    return [name for name, f in having if f is having[0][1] or not separated(f, having[0][1])]
+
+
 def variety(runs: Sequence[Run]) -> Statement | None:
     """Who draws fewer kinds of images than there are, and whose images look like copies."""
     text: list[str] = []
@@ -157,6 +220,10 @@ def variety(runs: Sequence[Run]) -> Statement | None:
                 text.append(f"{listing(gone)} {leave} out most: collapsed, or not trained enough.")
         else:
             text.append(f"All draw as many kinds of images as there are ({top} equally frequent classes).")
+    for r in runs:
+        share = r.figure("copies")
+        if share is not None and share.value > 0.05 and separated(share, floor_of(share)):
+            text.append(f"{share.value:.0%} of {r.label}'s samples are copies of training images ({share.note}).")
     copies = [(r.label, f) for r in runs if (f := r.figure("novelty")) and f.value < REPEATS]
     for name, f in copies:
         text.append(

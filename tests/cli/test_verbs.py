@@ -64,10 +64,8 @@ def test_train_sample_reconstruct_interpolate_resume(limner, tmp_path):
 
     done = limner("sample", "run", "-n", 4, "--seeds", "3,5-7", "--out", "drawn")
     assert done.returncode == 0, done.stderr
-    assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == [
-        "grid.png",
-        *(f"seed{i:05d}.png" for i in (3, 5, 6, 7)),
-    ]
+    assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == [f"seed{i:05d}.png" for i in (3, 5, 6, 7)]
+    assert (tmp_path / "drawn.png").is_file()
     model = library.load(run)
     expected = to_uint8(model.sample(1, generator=[6]))[0, ..., 0]
     assert np.array_equal(np.asarray(Image.open(tmp_path / "drawn" / "seed00006.png")), expected)
@@ -202,6 +200,31 @@ def test_python_face(trained):
         library.train("ae", data="digits", config={"widht": 3}, out=trained / "no")
     assert not (trained / "no").exists()
     assert torch.get_num_threads() == 1
+
+
+def test_evaluate_takes_any_folder_of_images_and_prints_it_four_ways(limner, tmp_path):
+    from limner.data import open_data
+
+    digits = open_data("digits", split="train")
+    (tmp_path / "drawn").mkdir()
+    for i in range(60):
+        Image.fromarray(digits.images[i, ..., 0]).save(tmp_path / "drawn" / f"{i}.png")
+    (tmp_path / "drawn" / "broken.png").write_bytes(b"x")
+    command = ("evaluate", "drawn", "--against", "digits", "--features", "pixels", "--metrics", "kid,recall")
+    done = limner(*command, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "left out broken.png" in done.stderr
+    figures = json.loads(done.stdout)["figures"]
+    assert set(figures) == {"kid", "recall"}
+    assert "60 images against 360 held-out images" in figures["kid"]["protocol"]
+    assert figures["recall"]["value"] > 0.3
+    for form, mark in (("table", "KID, Recall: 60 images"), ("markdown", "| KID | "), ("latex", r"\begin{tabular}")):
+        done = limner(*command, "--format", form)
+        assert mark in " ".join(done.stdout.split()), done.stdout + done.stderr
+    (tmp_path / "drawn" / "broken.png").unlink()
+    refused(limner("evaluate", "drawn", "--against", "digits", "--protocol", "clean", "--weights", "x.pth"), "x.pth")
+    refused(limner("evaluate", "drawn"), "--against DATA")
+    refused(limner("evaluate", "nowhere", "--against", "digits"), "there is nothing there")
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import torch
 
 import toy_runs
 from limner.errors import UserError
-from limner.metrics import measures
+from limner.metrics.bench import Bench
 from limner.metrics.evaluate import evaluate
 from limner.metrics.figure import Evaluation
 from limner.metrics.registry import METRICS
@@ -68,7 +68,7 @@ def test_distances_order_the_toys_and_name_collapse_and_copying():
     assert of["gaussian"]["novelty"].value > 0.5
     assert of["memoriser"]["as_asked"].value > 0.93
     assert "as_asked" not in of["gaussian"]
-    assert "frechet" not in of["gaussian"]  # 360 images leave too few for a floor of the same size
+    assert of["gaussian"]["frechet"].floor < of["gaussian"]["frechet"].value < of["collapsed"]["frechet"].value
 
 
 def test_frechet_is_given_where_images_suffice():
@@ -106,20 +106,21 @@ def test_samples_of_a_smaller_n_are_the_first_of_a_larger():
 def test_evaluation_is_kept_and_reused_only_under_the_same_weights_and_protocol(tmp_path, monkeypatch):
     run = toy_runs.make_run(tmp_path / "a", "gaussian", seconds=12)
     calls = []
-    monkeypatch.setattr(measures.kid, "kid", lambda x, y, real=measures.kid.kid: calls.append(1) or real(x, y))
+    extract = Bench._extract
+    monkeypatch.setattr(Bench, "_extract", lambda bench, kind: calls.append(kind) or extract(bench, kind))
 
     first = evaluate(run, data=DATA, n=100, metrics=["kid", "train_seconds"])
     assert first.figures["train_seconds"].value == 12
-    assert len(calls) == 2  # samples, and the floor
+    assert sorted(calls) == ["floor", "real", "samples"]
     assert evaluate(run, data=DATA, n=100, metrics=["kid"]).figures["kid"] == first.figures["kid"]
-    assert len(calls) == 2
+    assert len(calls) == 3
     kept = json.loads((tmp_path / "a" / "evaluation.json").read_text())
     assert set(kept["figures"]) == {"kid", "train_seconds"}
     evaluate(run, data=DATA, n=90, metrics=["kid"])  # another protocol
-    assert len(calls) == 4
+    assert len(calls) == 6
     toy_runs.make_run(tmp_path / "a", "gaussian", rank=8)  # other weights
     assert evaluate(run, data=DATA, n=90, metrics=["kid"]).figures["kid"] != first.figures["kid"]
-    assert len(calls) == 6
+    assert len(calls) == 9
 
 
 def test_evaluation_survives_json_with_infinite_values():
@@ -135,7 +136,7 @@ def test_evaluation_survives_json_with_infinite_values():
 def test_unlike_shapes_unknown_metrics_and_missing_data_are_refused():
     model = toy_runs.fitted("gaussian")
     with pytest.raises(UserError, match="choose from kid"):
-        evaluate(model, data=DATA, metrics=["fid"])
+        evaluate(model, data=DATA, metrics=["fud"])
     with pytest.raises(UserError, match="on which data"):
         evaluate(model)
     with pytest.raises(UserError, match=r"draws images of 1 x 16 x 16"):

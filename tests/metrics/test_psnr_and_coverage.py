@@ -1,4 +1,4 @@
-"""PSNR against its formula, label spread and nearest neighbours against hand-made sets."""
+"""PSNR against its formula, label spread against hand-made sets."""
 
 import math
 
@@ -43,20 +43,3 @@ def test_effective_classes():
     found = np.array([coverage.effective_classes(d, 4) for d in draws])
     stated = np.mean([coverage.effective_classes_error(d, 4) for d in draws])
     assert stated == pytest.approx(found.std(), rel=0.15)
-
-
-def test_nearest_names_the_image_and_its_distance():
-    g = torch.Generator().manual_seed(1)
-    training = torch.randint(256, (300, 6, 6, 1), generator=g, dtype=torch.uint8)
-    queries = training[[7, 250, 31]].clone()
-    queries[1, 0, 0, 0] ^= 1  # one grey level off in one of 36 pixels
-    found = coverage.nearest(queries, training, chunk=64)
-    assert found.nearest.tolist() == [7, 250, 31]
-    assert found.distance.tolist() == pytest.approx([0, 1 / 6, 0])
-
-
-def test_memorisation_ratio_tells_copies_from_new_images():
-    g = torch.Generator().manual_seed(2)
-    training, held_out, new = (torch.randint(256, (200, 4, 4, 1), generator=g, dtype=torch.uint8) for _ in range(3))
-    assert coverage.memorisation_ratio(training[:50], held_out, training) == 0
-    assert coverage.memorisation_ratio(new, held_out, training) == pytest.approx(1, abs=0.1)

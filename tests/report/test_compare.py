@@ -12,6 +12,7 @@ from PIL import Image
 
 import toy_runs
 from limner.errors import UserError
+from limner.metrics.bench import Bench
 from limner.metrics.figure import Evaluation, Figure
 from limner.report import numbers
 from limner.report.compare import compare, write_page
@@ -142,9 +143,7 @@ def test_terminal_table_holds_floor_and_protocol(comparison):
 
 
 def test_second_comparison_takes_its_figures_from_the_run_folders(runs, comparison, tmp_path, monkeypatch):
-    from limner.metrics import measures
-
-    monkeypatch.setattr(measures.kid, "kid", lambda x, y: pytest.fail("measured again"))
+    monkeypatch.setattr(Bench, "_extract", lambda bench, kind: pytest.fail("measured again"))
     document = json.loads(compare(runs, data=DATA, n=150, format="json"))
     assert document["runs"]["toy-gaussian"]["figures"]["kid"]["value"] == comparison.runs[1].figure("kid").value
 
@@ -165,7 +164,7 @@ def test_unlike_data_and_unlike_protocols_are_refused(runs):
         check_same_protocols([one, other])
     with pytest.raises(UserError, match="at least one run"):
         compare([])
-    with pytest.raises(UserError, match="choose html, markdown or json"):
+    with pytest.raises(UserError, match="choose html, markdown, json, latex"):
         compare(models, data=DATA, format="pdf")
 
 

@@ -120,6 +120,7 @@ class RealNVP(Model):
     autocast = True
     likelihood: Literal["exact", "bound"] = "bound"
     """The density of dequantised images is exact; the likelihood of discrete ones is bounded by it."""
+    dequantisation = "uniform"
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
