@@ -204,6 +204,9 @@ def compare(
     out: str = "report.html",
     n: Count = 1000,
     budget: float | None = None,
+    features: str | None = None,
+    weights: str | None = None,
+    protocol: Literal["torch", "tf", "clean"] | None = None,
     device: str = "auto",
     format: Literal["html", "markdown", "json", "latex"] = "html",
 ) -> None:
@@ -214,12 +217,27 @@ def compare(
         out: the page.
         n: samples to draw of each, and held-out images to use.
         budget: seconds that drawing (and scoring, and reconstructing) one run may take; n is halved for all until it fits.
+        features: what distances are measured in: classifier, pixels, inception, mobilenet-v2, efficientnet-lite0, dino or clip.
+        weights: the file (or folder) of that network's weights, where it is not found by itself.
+        protocol: how images are resized for the Inception network: as pytorch-fid, torch-fidelity or clean-fid do.
         device: auto, cpu, cuda ...
         format: html writes the page; markdown, json and latex print the figures.
     """
     from limner.report.compare import compare
 
-    print(compare(list(runs), out=out, n=n, budget=budget, device=device, format=format, say=_say))
+    page = compare(
+        list(runs),
+        out=out,
+        n=n,
+        budget=budget,
+        features=features,
+        weights=weights,
+        protocol=protocol,
+        device=device,
+        format=format,
+        say=_say,
+    )
+    print(page)
 
 
 def demo(

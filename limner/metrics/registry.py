@@ -36,6 +36,8 @@ class Metric:
     unit: str = ""
     better: str = ""
     """ "lower", "higher", or "" where neither is better in itself."""
+    noted: bool = False
+    """Whether its figures are not read without their notes."""
     needs_model: bool = False
     """Whether it is of a model and not of its images alone."""
     asked_for: bool = False
@@ -63,6 +65,7 @@ _ALL = (
     Metric(
         name="fid",
         topic="quality",
+        noted=True,
         title="FID",
         better="lower",
         meaning=(
@@ -76,6 +79,7 @@ _ALL = (
     Metric(
         name="frechet",
         topic="quality",
+        noted=True,
         title="Fréchet distance",
         better="lower",
         meaning=(
@@ -230,6 +234,7 @@ _ALL = (
     Metric(
         name="copies",
         topic="variety",
+        noted=True,
         title="Copies",
         better="lower",
         meaning="Share of samples that are far nearer to one training image than to its neighbours: copies of it.",
@@ -240,6 +245,7 @@ _ALL = (
     Metric(
         name="bits_per_dim",
         topic="likelihood",
+        noted=True,
         needs_model=True,
         title="Bits per dimension",
         unit="bits",
@@ -256,6 +262,7 @@ _ALL = (
     Metric(
         name="psnr",
         topic="reconstruction",
+        noted=True,
         needs_model=True,
         title="Reconstruction",
         unit="dB",
@@ -325,6 +332,7 @@ _ALL = (
     Metric(
         name="path_length",
         topic="continuity",
+        noted=True,
         needs_model=True,
         title="Path length",
         better="lower",
@@ -339,6 +347,7 @@ _ALL = (
     Metric(
         name="active_units",
         topic="continuity",
+        noted=True,
         needs_model=True,
         title="Active units",
         meaning=(

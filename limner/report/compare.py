@@ -11,6 +11,7 @@ import numpy as np
 
 from limner.errors import UserError
 from limner.files import write_atomically
+from limner.metrics.extractors import chooser
 from limner.metrics.registry import METRICS
 from limner.report import charts, numbers, table, words
 from limner.report.comparison import ROW, STEPS, Comparison, Run, gather
@@ -24,8 +25,6 @@ TOPICS = {
     "What does it cost?": ("cost",),
 }
 """The tables of the page: what each answers, and with which metrics."""
-NOTED = ("bits_per_dim", "psnr", "path_length", "active_units", "frechet", "fid", "copies")
-"""Figures that are not read without their note."""
 
 
 def compare(
@@ -38,6 +37,9 @@ def compare(
     seed: int = 0,
     batch: int = 64,
     device: str = "cpu",
+    features: str | None = None,
+    weights: str | None = None,
+    protocol: str | None = None,
     format: Literal["html", "markdown", "json", "latex"] = "html",
     title: str = "",
     say: Callable[[str], None] = lambda line: None,
@@ -55,6 +57,7 @@ def compare(
         seed: of the samples and the choice of held-out images.
         batch: images drawn at once.
         device: where to compute: cpu, cuda, auto ...
+        features, weights, protocol: what distances are measured in, as in `limner.evaluate`.
         format: "html" writes the page and returns its path; "markdown", "json" and "latex" return the text.
         title: of the page.
         say: called with a line whenever something long begins.
@@ -64,7 +67,10 @@ def compare(
     """
     if format not in ("html", *table.FORMATS):
         raise UserError(f"--format {format}: choose html, {', '.join(table.FORMATS)}")
-    comparison = gather(runs, data=data, n=n, budget=budget, seed=seed, batch=batch, device=device, say=say)
+    extractor = chooser(features, weights=weights, protocol=protocol, device=device)
+    comparison = gather(
+        runs, data=data, n=n, budget=budget, seed=seed, batch=batch, device=device, extractor=extractor, say=say
+    )
     if format != "html":
         return table.FORMATS[format](comparison)
     return write_page(comparison, out, title=title)
@@ -82,7 +88,7 @@ def write_page(comparison: Comparison, out: str | Path, *, title: str = "") -> P
         undefined=jinja2.StrictUndefined,
     )
     environment.globals.update(
-        strip=strip, hero=hero, two_rows=two_rows, number=numbers.figure, spread=numbers.spread_of
+        count=numbers.count, strip=strip, hero=hero, two_rows=two_rows, number=numbers.figure, spread=numbers.spread_of
     )
     data = comparison.data
     page = environment.get_template("report.html.j2").render(
@@ -95,7 +101,6 @@ def write_page(comparison: Comparison, out: str | Path, *, title: str = "") -> P
         scatter=charts.scatter(comparison.runs),
         plane=charts.precision_recall(comparison.runs),
         topics=TOPICS,
-        noted=NOTED,
         together=table.together,
         losses=[charts.losses(run) for run in comparison.runs],
         steps=STEPS,

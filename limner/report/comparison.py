@@ -13,8 +13,9 @@ from limner import models
 from limner.edit.interpolate import interpolate
 from limner.errors import UserError
 from limner.metrics import neighbours
+from limner.metrics.bench import Bench
 from limner.metrics.evaluate import measure, open_bench
-from limner.metrics.features import to_bytes
+from limner.metrics.features import Extractor, to_bytes
 from limner.metrics.figure import Evaluation, Figure, floor_of
 from limner.metrics.model_bench import ModelBench
 from limner.metrics.registry import METRICS
@@ -47,6 +48,21 @@ class Pictures:
     missing: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass
+class Complaint:
+    """A verdict on the health of a training, and when it held."""
+
+    headline: str
+    evidence: str
+    """As it was said last."""
+    advice: str
+    since: int
+    until: int
+    """Training images seen when it was first and last said."""
+    lasting: bool
+    """Whether it held when training ended."""
+
+
 @dataclass(eq=False)
 class Run:
     """One of the models compared."""
@@ -63,6 +79,8 @@ class Run:
     pictures: Pictures
     curves: dict[str, tuple[list[float], list[float]]]
     """By name of the loss: training images seen, and the loss."""
+    health: list[Complaint] = field(default_factory=list)
+    """What was wrong during training, in the order it was first said."""
 
     def figure(self, name: str) -> Figure | None:
         """The figure of this name, if it has one."""
@@ -107,6 +125,7 @@ def gather(
     seed: int = 0,
     batch: int = 64,
     device: str = "cpu",
+    extractor: Callable[[Bench], Extractor] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
     """Measure all runs under one protocol and collect what there is to show. See `limner.report.compare.compare`.
@@ -116,7 +135,8 @@ def gather(
     """
     if not runs:
         raise UserError("name at least one run to compare")
-    benches = [open_bench(r, data=data, n=n, batch=batch, seed=seed, device=device) for r in runs]
+    arguments: dict[str, Any] = {"n": n, "batch": batch, "seed": seed, "device": device, "extractor": extractor}
+    benches = [open_bench(r, data=data, **arguments) for r in runs]
     check_same_data([(str(folder or name), bench) for bench, folder, name, _ in benches])
     if budget is not None:
         counts = [bench.fit(budget) for bench, *_ in benches]
@@ -145,6 +165,7 @@ def gather(
                 evaluation,
                 pictures(bench),
                 curves(bench.stats),
+                complaints(bench.stats),
             )
         )
     metrics = [m for m in METRICS if any(m in e.figures for e in evaluations)]
@@ -236,6 +257,19 @@ def pictures(bench: ModelBench) -> Pictures:
     except UserError as error:
         shown.missing["walk"] = str(error)
     return shown
+
+
+def complaints(stats: Sequence[Mapping[str, Any]]) -> list[Complaint]:
+    """The verdicts of a training log, one a name."""
+    found: dict[str, Complaint] = {}
+    for line in stats:
+        for verdict in line.get("health", ()):
+            images = int(line.get("images", 0))
+            first = found[verdict["name"]].since if verdict["name"] in found else images
+            found[verdict["name"]] = Complaint(
+                verdict["headline"], verdict["evidence"], verdict["advice"], first, images, line is stats[-1]
+            )
+    return list(found.values())
 
 
 def curves(stats: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:

@@ -86,7 +86,7 @@ def markdown(comparison: Comparison) -> str:
         for m in names:
             f = run.evaluation.figures.get(m)
             text = "–" if f is None else numbers.figure(f, METRICS[m].unit)
-            note = f" ({f.note})" if f is not None and f.note and m in ("bits_per_dim", "psnr") else ""
+            note = f" ({f.note})" if f is not None and f.note and METRICS[m].noted else ""
             cells.append(f"**{text}**{note}" if run.label in comparison.best.get(m, ()) else text + note)
         lines.append("| " + " | ".join([run.label, *cells]) + " |")
     lines += ["", *(f"- **{s.title}** {s.text}" for s in comparison.statements), "", "Protocols:", ""]
@@ -124,6 +124,12 @@ def latex(comparison: Comparison) -> str:
             cells.append(rf"\textbf{{{text}}}" if run.label in comparison.best.get(m, ()) else text)
         rows.append(cells)
     comments = [f"% {line}" for line in together(comparison.protocols)]
+    comments += [
+        f"% {run.label}, {METRICS[m].title}: {f.note}"
+        for run in comparison.runs
+        for m in names
+        if METRICS[m].noted and (f := run.figure(m)) is not None and f.note
+    ]
     return "\n".join([*comments, latex_table([head, *rows], columns="l" + "r" * len(names), escaped=True)])
 
 

@@ -48,7 +48,7 @@ def at_floor(f: Figure) -> bool:
 
 def statements(runs: Sequence[Run]) -> list[Statement]:
     """All that the figures of these runs say, in the order of a reader's questions."""
-    parts = (quality, trade_off, both, variety, likelihood, reconstruction, continuity, speed, cost)
+    parts = (quality, trade_off, both, variety, likelihood, reconstruction, continuity, speed, cost, health)
     return [statement for part in parts if (statement := part(runs)) is not None]
 
 
@@ -305,6 +305,15 @@ def speed(runs: Sequence[Run]) -> Statement | None:
         if ratio >= 3:
             text.append(f"Drawn one alone instead of many at once, an image of {name} takes {times(ratio)} as long.")
     return Statement("speed", "Time for an image.", " ".join(text))
+
+
+def health(runs: Sequence[Run]) -> Statement | None:
+    """Whose training ended with something wrong."""
+    ill = [(r.label, [h.headline for h in r.health if h.lasting]) for r in runs]
+    text = [f"{name}'s training ended with {listing(what)}." for name, what in ill if what]
+    if not text:
+        return None
+    return Statement("cost", "Health.", " ".join([*text, "What to try stands below its curve."]))
 
 
 def cost(runs: Sequence[Run]) -> Statement | None:

@@ -61,6 +61,14 @@ def test_a_tiny_distance_between_large_spreads_keeps_its_digits(n):
     assert frechet(x, x + 1e-4) == pytest.approx(60e-8, rel=1e-5)
 
 
+@pytest.mark.parametrize("n", [30, 200])
+def test_a_set_and_its_enlargement_are_as_far_as_their_spreads(n):
+    # y = 3 x has the covariance 9 S and the mean 3 m, so that the distance is 4 |m|^2 + (1 + 9 - 2 * 3) tr S, whatever the rank.
+    x = features(n, 60, 15)
+    mean, covariance = numpy_moments(x)
+    assert frechet(x, 3 * x) == pytest.approx(4 * (mean**2).sum() + 4 * np.trace(covariance), rel=1e-10)
+
+
 def test_dead_and_repeated_features_add_nothing():
     x, y = features(200, 20, 6), features(300, 20, 7, 0.1)
     dead = lambda z: torch.cat([z, z.new_zeros(len(z), 30)], 1)  # noqa: E731

@@ -14,9 +14,9 @@ import toy_runs
 from limner.errors import UserError
 from limner.metrics.bench import Bench
 from limner.metrics.figure import Evaluation, Figure
-from limner.report import numbers
-from limner.report.compare import compare, write_page
-from limner.report.comparison import check_same_protocols, curves, gather, winners
+from limner.report import charts, numbers, table, words
+from limner.report.compare import TOPICS, compare, write_page
+from limner.report.comparison import check_same_protocols, complaints, curves, gather, winners
 from limner.report.images import mosaic
 from limner.report.picture import comparison_picture
 from limner.report.table import as_json, evaluation_table, markdown
@@ -204,3 +204,58 @@ def test_mosaic_places_images_row_by_row():
     assert sheet[3, 0].tolist() == [30, 30, 30, 255]
     assert sheet[0, 2, 3] == 0  # the gap is transparent
     assert sheet[4, 7, 3] == 0  # and so is the place of a sixth image
+
+
+def test_latex_has_a_column_a_metric_a_row_a_run_and_the_protocols_as_comments(comparison):
+    text = table.latex(comparison)
+    lines = text.splitlines()
+    assert lines[-1] == r"\end{tabular}"
+    head = next(line for line in lines if line.startswith("Model & "))
+    assert head.count("&") == len(comparison.metrics)
+    for run in comparison.runs:
+        row = next(line for line in lines if line.startswith(f"{run.label} & "))
+        assert row.count(" & ") == len(comparison.metrics)
+        assert row.endswith(r" \\")
+    assert any(line.startswith("% KID") and "held-out images" in line for line in lines)
+    assert not any(c in line for line in lines for c in "±≤µ")
+
+
+def test_tables_answer_four_questions_with_all_metrics(comparison):
+    shown = [m for topics in TOPICS.values() for m in comparison.of_topics(topics)]
+    assert sorted(shown) == sorted(comparison.metrics)
+    assert {"kid", "precision"} <= set(comparison.of_topics(["quality"]))
+    assert {"recall", "copies"} <= set(comparison.of_topics(["variety"]))
+
+
+def test_precision_and_recall_are_drawn_and_told(comparison):
+    drawing = charts.precision_recall(comparison.runs)
+    for run in comparison.runs:
+        if run.figure("recall") is not None:
+            assert run.label in drawing
+    assert "real images" in drawing
+    assert charts.precision_recall(comparison.runs[:1]) == ""
+    assert any(statement.topic == "both" for statement in comparison.statements)
+
+
+def test_what_was_wrong_in_training_is_gathered_from_its_log():
+    verdict = {
+        "name": "critic-wins",
+        "headline": "the critic wins",
+        "evidence": "a",
+        "advice": "b",
+        "severity": "serious",
+    }
+    stats = [
+        {"images": 100, "health": [verdict]},
+        {"images": 200, "health": [verdict | {"evidence": "later"}, verdict | {"name": "x", "headline": "y"}]},
+        {"images": 300, "health": [verdict | {"name": "x", "headline": "y"}]},
+    ]
+    first, second = complaints(stats)
+    assert (first.headline, first.evidence, first.since, first.until, first.lasting) == (
+        "the critic wins", "later", 100, 200, False
+    )  # fmt: skip
+    assert (second.since, second.until, second.lasting) == (200, 300, True)
+    assert complaints([{"images": 1}]) == []
+    run = SimpleNamespace(label="gan", health=[first, second])
+    assert words.health([run]).text.startswith("gan's training ended with y.")
+    assert words.health([SimpleNamespace(label="ae", health=[])]) is None

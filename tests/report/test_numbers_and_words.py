@@ -40,7 +40,7 @@ def run(label, **figures):
         note = more[0] if more and isinstance(more[0], str) else ""
         floor = tuple(more) if more and not note else (None, None)
         made[name] = Figure(name, value, "same", error, note, *floor)
-    return SimpleNamespace(label=label, figure=made.get)
+    return SimpleNamespace(label=label, figure=made.get, health=[])
 
 
 def said(runs, topic):
