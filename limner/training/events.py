@@ -5,25 +5,28 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from limner.errors import UserError
+from limner.training.health import KEY, Told, Verdict
 
-Scalars = Mapping[str, float]
+Scalars = Mapping[str, Any]
+"""Numbers by name; and under "health", while there are any, the verdicts as a list."""
 
 
 class Sink(Protocol):
     """Receives what happens in training."""
 
     def scalars(self, record: Scalars) -> None:
-        """A line of statistics: "images", "step", "seconds", "images_per_second" and the losses by name."""
+        """A line of statistics: "images", "step", "seconds", "images_per_second", the losses by name; "health" if need be."""
 
     def message(self, text: str) -> None:
         """A line for a person."""
@@ -31,8 +34,8 @@ class Sink(Protocol):
     def grid(self, path: Path, images: int) -> None:
         """A picture of samples was written."""
 
-    def verdicts(self, lines: list[str]) -> None:
-        """What holds now of the health of training, in words; empty when all is well."""
+    def verdicts(self, verdicts: Sequence[Verdict]) -> None:
+        """What holds now of the health of training, once a line of statistics; empty when all is well."""
 
     def close(self) -> None:
         """Training has ended."""
@@ -53,8 +56,8 @@ class Events:
     def grid(self, path: Path, images: int) -> None:
         self._each("grid", path, images)
 
-    def verdicts(self, lines: list[str]) -> None:
-        self._each("verdicts", lines)
+    def verdicts(self, verdicts: Sequence[Verdict]) -> None:
+        self._each("verdicts", verdicts)
 
     def close(self) -> None:
         self._each("close")
@@ -78,7 +81,7 @@ class Quiet:
 
     def grid(self, path: Path, images: int) -> None: ...
 
-    def verdicts(self, lines: list[str]) -> None: ...
+    def verdicts(self, verdicts: Sequence[Verdict]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -117,7 +120,7 @@ class TensorBoard(Quiet):
 
     def scalars(self, record: Scalars) -> None:
         for name, value in record.items():
-            if name not in ("images", "step"):
+            if name not in ("images", "step", KEY):
                 self.writer.add_scalar(name, value, global_step=int(record["images"]))
 
     def close(self) -> None:
@@ -130,7 +133,7 @@ class Lines(Quiet):
     def __init__(self, total: int, every: float = 10.0, write: Callable[[str], object] | None = None):
         self.total, self.every, self.write = total, every, write or _print_line
         self.last = float("-inf")
-        self.told: set[str] = set()
+        self.told = Told()
 
     def scalars(self, record: Scalars) -> None:
         done, now = int(record["images"]), time.monotonic()
@@ -149,12 +152,9 @@ class Lines(Quiet):
     def grid(self, path: Path, images: int) -> None:
         self.write(f"samples: {path}")
 
-    def verdicts(self, lines: list[str]) -> None:
-        kinds = {line.partition(":")[0] for line in lines}
-        for line in lines:
-            if line.partition(":")[0] not in self.told:  # once, until it has passed
-                self.write(line)
-        self.told = kinds
+    def verdicts(self, verdicts: Sequence[Verdict]) -> None:
+        for line in self.told.news(verdicts):
+            self.write(line)
 
 
 class Display(Quiet):
@@ -171,6 +171,7 @@ class Display(Quiet):
         )
         self.task = self.progress.add_task(title, total=total, rate="")
         self.losses, self.notes = "", list[str]()
+        self.told = Told()
         self.live = Live(self._view(), console=console, refresh_per_second=4)
         self.live.start()
 
@@ -182,9 +183,10 @@ class Display(Quiet):
     def message(self, text: str) -> None:
         self.live.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def verdicts(self, lines: list[str]) -> None:
-        if lines:
-            self.notes = lines  # stays on the screen until there are newer ones
+    def verdicts(self, verdicts: Sequence[Verdict]) -> None:
+        for line in self.told.news(verdicts):
+            self.message(line)
+        self.notes = [f"{v.headline}: {v.evidence}" for v in verdicts]  # with the figures of now
         self.live.update(self._view())
 
     def grid(self, path: Path, images: int) -> None:
@@ -198,7 +200,7 @@ class Display(Quiet):
         table.add_row(self.progress)
         for line in (self.losses, *self.notes):
             if line:
-                table.add_row(f"  [dim]{line}[/dim]")
+                table.add_row(f"  [dim]{escape(line)}[/dim]")
         return table
 
 
@@ -212,11 +214,11 @@ def _print_line(text: str) -> None:
 
 
 def _losses(record: Scalars) -> str:
-    skip = ("images", "step", "seconds", "images_per_second", "wait")
+    skip = ("images", "step", "seconds", "images_per_second", "wait", KEY)
     return "  ".join(
         f"{name.removeprefix('loss/')} {value:.4g}"
         for name, value in record.items()
-        if name not in skip and not name.startswith("norm/")
+        if name not in skip and not name.startswith(("norm/", "gradient/", "probe/"))
     )
 
 

@@ -27,7 +27,8 @@ from limner.training import checkpoint, device, schedule
 from limner.training.average import Average
 from limner.training.events import Events
 from limner.training.folder import RunFolder
-from limner.training.health import Health
+from limner.training.health import KEY, Health
+from limner.training.probe import Probe, gradient_balance
 from limner.training.ranks import Ranks
 from limner.training.settings import TrainConfig
 from limner.training.stopwatch import Budget, Stopwatch
@@ -74,10 +75,14 @@ class Trainer:
         self.watch = Stopwatch()
         self._grids = Budget(share=0.1)
         self.health = Health()
+        self.probe = Probe(self.model, data, say=lambda text: self.events.message(text))
+        self._names = {id(p): name for name, p in self.model.named_parameters()}
+        self._weighed: set[str] = set()
         self.autocast = self._autocast()
         self._check_inputs()
         self._sums: dict[str, float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
+        self._begun = 0.0
         self._reported = 0.0, 0
         self._stop: signal.Signals | None = None
 
@@ -143,6 +148,8 @@ class Trainer:
         norm = torch.nn.utils.get_total_norm(gradients)
         if not bool(torch.isfinite(norm + loss)):
             self.diverged(name, f"its gradient norm is {float(norm)} and its loss {float(loss)}")
+        if name not in self._weighed and self.ranks.first:
+            self.weigh(name)
         if settings.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, settings.clip, norm)
         schedule.set_learning_rate(optimizer, schedule.factor(self.clock.images, settings))
@@ -177,6 +184,15 @@ class Trainer:
         """Add to the mean that the next line of statistics will give."""
         self._sums[name] += float(value)
         self._counts[name] += 1
+
+    def weigh(self, optimizer: str) -> None:
+        """Compare the gradients of an optimizer's layers, for the next line of statistics."""
+        self._weighed.add(optimizer)
+        gradients = {self._names.get(id(p), ""): p.grad for p in self.parameters[optimizer] if p.grad is not None}
+        balance, least = gradient_balance(gradients)
+        if least:
+            self._sums[f"gradient/{optimizer}"], self._counts[f"gradient/{optimizer}"] = balance, 1
+            self.health.layers[optimizer] = least
 
     # The run
 
@@ -217,9 +233,23 @@ class Trainer:
         self._reported = seconds, images
         self._sums.clear()
         self._counts.clear()
-        verdicts = self.health.look(record)
-        self.events.scalars(record)
-        self.events.verdicts(verdicts)
+        self._weighed.clear()
+        # Only the first process looks: the others meet it again at the next exchange, and nobody compares clocks.
+        if self.ranks.first:
+            record |= self.look()
+            verdicts = self.health.look(record)
+            self.events.scalars(record | ({KEY: [v.as_dict() for v in verdicts]} if verdicts else {}))
+            self.events.verdicts(verdicts)
+
+    def look(self) -> dict[str, float]:
+        """What the probes that are due find. They are paid from the time of this session."""
+        seconds, images = self.watch.seconds, self.clock.images
+        total = seconds * self.settings.images / images
+        due = self.probe.due(seconds - self._begun, total - self._begun, seconds / self.clock.step)
+        if not due:
+            return self.probe.measure(due)
+        with self.watch.paused(), self.sampling():
+            return self.probe.measure(due)
 
     def save(self) -> None:
         """Write the checkpoint and the weights to sample with."""
@@ -236,8 +266,11 @@ class Trainer:
         if self.folder is not None and self.ranks.first and (always or self._grids.allows(self.watch.seconds)):
             before = time.perf_counter()
             with self.sampling(), torch.no_grad():
-                self.on_grid(self)
-            self._grids.spent(time.perf_counter() - before, self.watch.seconds)
+                samples = self.on_grid(self)
+            cost = time.perf_counter() - before
+            self._grids.spent(cost, self.watch.seconds)
+            if samples is not None:
+                self.probe.take(samples, cost)
         self.ranks.wait()
 
     @contextlib.contextmanager
@@ -273,7 +306,8 @@ class Trainer:
                 optimizer.load_state_dict(state["optimizers"][name])
             self.clock.step, self.clock.images = int(state["clock"]["step"]), int(state["clock"]["images"])
             self.watch = Stopwatch(float(state["seconds"]))
-            self._reported = self.watch.seconds, self.clock.images
+            self._begun = self.watch.seconds
+            self._reported = self._begun, self.clock.images
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise UserError(
                 f"the checkpoint does not fit the run's configuration: {str(error).splitlines()[0]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,9 @@ def _go(folder: RunFolder, model: Any, dataset: Dataset, settings: TrainConfig, 
     state = checkpoint.latest(folder.path / "state", lambda text: say(f"warning: {text}; going back to the one before"))
     if state is not None:
         trainer.load_state_dict(state)
+        # What health remembers of a run is what the run's file says up to the checkpoint.
+        seen = [line for line in folder.stats() if line.get("images", math.inf) <= trainer.clock.images]
+        trainer.health.replay(seen)
     for line in _introduction(folder, trainer, dataset):
         say(line)
     if ranks.first:
@@ -154,8 +158,8 @@ def _save_weights(trainer: Trainer) -> None:
     hub.save(trainer.model, trainer.folder.path, name=trainer.folder.name)
 
 
-def _draw_grid(trainer: Trainer) -> None:
-    """A picture of samples from fixed noise; of reconstructions for a model that cannot sample."""
+def _draw_grid(trainer: Trainer) -> Any:
+    """A picture of samples from fixed noise; of reconstructions for a model that cannot sample. Returns the samples, if they are."""
     assert trainer.folder is not None
     model = trainer.model
     n = min(GRID, len(trainer.data))
@@ -165,11 +169,12 @@ def _draw_grid(trainer: Trainer) -> None:
     elif isinstance(model, capabilities.Reconstructs):
         images = model.reconstruct(trainer.data.batch(range(n), trainer.device)["image"])
     else:
-        return
+        return None
     path = trainer.folder.path / "samples" / f"{trainer.clock.images:09d}.png"
     save_grid(images, path)
     card.write(trainer.folder.path, model, trainer.folder.name)
     trainer.events.grid(path, trainer.clock.images)
+    return images if isinstance(model, capabilities.Samples) else None
 
 
 def _cycle_labels(model: Any, n: int):

@@ -202,7 +202,7 @@ def test_python_face(trained):
     assert torch.get_num_threads() == 1
 
 
-def test_evaluate_takes_any_folder_of_images_and_prints_it_four_ways(limner, tmp_path):
+def test_evaluate_takes_any_folder_of_images_and_prints_it_three_ways(limner, tmp_path):
     from limner.data import open_data
 
     digits = open_data("digits", split="train")
@@ -218,13 +218,11 @@ def test_evaluate_takes_any_folder_of_images_and_prints_it_four_ways(limner, tmp
     assert set(figures) == {"kid", "recall"}
     assert "60 images against 360 held-out images" in figures["kid"]["protocol"]
     assert figures["recall"]["value"] > 0.3
-    for form, mark in (("table", "KID, Recall: 60 images"), ("markdown", "| KID | "), ("latex", r"\begin{tabular}")):
+    for form, mark in (("table", "KID, Recall: 60 images"), ("latex", r"\begin{tabular}")):
         done = limner(*command, "--format", form)
         assert mark in " ".join(done.stdout.split()), done.stdout + done.stderr
     (tmp_path / "drawn" / "broken.png").unlink()
     refused(limner("evaluate", "drawn", "--against", "digits", "--protocol", "clean", "--weights", "x.pth"), "x.pth")
-    refused(limner("evaluate", "drawn"), "--against DATA")
-    refused(limner("evaluate", "nowhere", "--against", "digits"), "there is nothing there")
 
 
 @pytest.mark.slow
