@@ -6,8 +6,10 @@ import torch
 
 import toy_runs
 from limner.data import open_data
+from limner.metrics.backbones import backbone
 from limner.metrics.classifier import SIZE, classifier_of, reserved
 from limner.metrics.cmmd import cmmd
+from limner.metrics.degrade import blur
 from limner.metrics.density_coverage import density_coverage, expected_coverage
 from limner.metrics.features import Pixels, to_floats
 from limner.metrics.frechet import frechet
@@ -33,9 +35,9 @@ OF_WHAT_IS_DEPICTED = {  # in pixels a blurred image lies near to every other, a
 def damaged(images, seed=0):
     """The images (N, H, W, C) uint8 as they are, lightly and heavily blurred, and noise of their shape."""
     x = images.permute(0, 3, 1, 2).float()
-    blur = lambda x: torch.nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)  # noqa: E731
+    smooth = lambda x: torch.nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)  # noqa: E731
     noise = torch.randint(256, x.shape, generator=torch.Generator().manual_seed(seed)).float()
-    sets = (x, 0.5 * x + 0.5 * blur(x), blur(blur(x)), noise)
+    sets = (x, 0.5 * x + 0.5 * smooth(x), smooth(smooth(x)), noise)
     return [s.round().to(torch.uint8).permute(0, 2, 3, 1) for s in sets]
 
 
@@ -65,6 +67,22 @@ def test_metrics_order_held_out_light_blur_heavy_blur_and_noise(sets, extractor)
         values = [metric(x, of_real) for x in of_sets]
         assert values == sorted(values), (name, values)
         assert values[0] < values[1] < values[2], (name, values)
+        assert values[2] < values[3] or name not in UNBOUNDED, (name, values)
+
+
+def test_every_metric_orders_held_out_light_blur_heavy_blur_and_noise_in_imagenet_features():
+    train, test = embedded("fashion-mini")
+    extractor = backbone("efficientnet-lite0")
+    real, held_out = (torch.from_numpy(part.images[:100]) for part in (test, train))
+    noise = torch.randint(256, held_out.shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    of_real = extractor(real)
+    of_sets = [extractor(x) for x in (held_out, blur(held_out, 0.7), blur(held_out, 1.5), noise)]
+    worse = UNBOUNDED | BOUNDED | OF_WHAT_IS_DEPICTED
+    worse["1 - precision"] = lambda fake, real: 1 - precision_recall(fake, real).precision.value
+    worse["-density"] = lambda fake, real: -density_coverage(fake, real).density.value
+    for name, metric in worse.items():
+        values = [metric(x, of_real) for x in of_sets]
+        assert values[0] < values[1] < values[2] <= values[3], (name, values)
         assert values[2] < values[3] or name not in UNBOUNDED, (name, values)
 
 
