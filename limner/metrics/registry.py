@@ -124,7 +124,7 @@ _ALL = (
         better="higher",
         meaning=(
             "Share of samples that lie where real images are. From 0 to 1; falls with every sample that looks "
-            "like nothing in the data."
+            "like nothing in the data, while blur may pass for precise."
         ),
         lacks=set_measures.at_least(4),
         protocol=set_measures.protocol,
