@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from limner import models
-from limner.metrics.registry import METRICS, Metric
+from limner.metrics.metric import Metric
+from limner.metrics.registry import METRICS
 from limner.training.folder import RunFolder
 
 HERE = Path(__file__).parent

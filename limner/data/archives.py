@@ -19,6 +19,7 @@ from typing import IO, Any
 from limner.data.dataset import Refused
 from limner.data.tree import Member, Tree, is_hidden, printable
 from limner.errors import UserError
+from limner.files import sha256
 
 UNPACKED_FLOOR = 1 << 28
 UNPACKED_RATIO = 100
@@ -173,17 +174,7 @@ def _tree(path: Path, members: list[Member], refused: list[Refused], close: Call
     stamp = hashlib.sha256(
         f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape")
     )
-    return Tree(
-        path.stem.removesuffix(".tar"), members, stamp.hexdigest(), lambda _: _file_digest(path), refused, close
-    )
-
-
-def _file_digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return Tree(path.stem.removesuffix(".tar"), members, stamp.hexdigest(), lambda _: sha256(path), refused, close)
 
 
 def _begins(path: Path, magics: tuple[bytes, ...]) -> bool:

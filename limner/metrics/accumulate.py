@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -186,12 +186,15 @@ class Mean:
         self.count = total
 
 
-@dataclass
-class TwoSets:
-    """The rows of two sets, samples and real ones; base of the accumulators of metrics that compare every pair of rows."""
+A = TypeVar("A", Moments, Rows)
 
-    fake: Rows = field(default_factory=Rows)
-    real: Rows = field(default_factory=Rows)
+
+@dataclass
+class Sides(Generic[A]):
+    """What is remembered of samples, and the same of real images."""
+
+    fake: A
+    real: A
 
     def update(self, fake: Tensor | None = None, real: Tensor | None = None) -> None:
         """Take in feature rows of samples (n, d), of real images (m, d), or both."""
@@ -200,10 +203,18 @@ class TwoSets:
         if real is not None:
             self.real.update(real)
 
-    def merge(self, other: TwoSets) -> None:
+    def merge(self, other: Sides[A]) -> None:
         """Take in what another accumulator holds."""
         self.fake.merge(other.fake)
         self.real.merge(other.real)
+
+
+@dataclass
+class TwoSets(Sides[Rows]):
+    """The rows of two sets; base of the accumulators of metrics that compare every pair of rows."""
+
+    fake: Rows = field(default_factory=Rows)
+    real: Rows = field(default_factory=Rows)
 
 
 def checked(x: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from limner.data import named, open_data
 from limner.data.opening import gather
 from limner.data.settings import DataConfig
 from limner.errors import UserError
+from limner.files import sha256
 from limner.metrics import figure
 from limner.metrics.bench import Bench
 from limner.metrics.classifier import weights_hash
@@ -125,7 +125,7 @@ def open_bench(
     if hasattr(run, "stats") and hasattr(run, "data_config"):
         folder, name, stats = Path(run.path), run.name, run.stats()
         model = run.model(pick(device))
-        weights = file_hash(folder / "model.safetensors")
+        weights = sha256(folder / "model.safetensors")[:12]
         data = run.data_config if data is None else data
     else:
         if data is None:
@@ -200,15 +200,6 @@ def data_facts(bench: Bench) -> dict[str, Any]:
         "held_out": len(bench.test.images),
         "compared": bench.n,
     }
-
-
-def file_hash(path: Path) -> str:
-    """Twelve hexadecimal digits of the SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()[:12]
 
 
 def _one_domain(test: Any) -> None:

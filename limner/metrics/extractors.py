@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from limner.errors import UserError
 from limner.metrics.features import Extractor, Pixels
 
 if TYPE_CHECKING:
+    import torch
+
     from limner.metrics.bench import Bench
 
 NAMES = {
@@ -59,20 +61,47 @@ def make(name: str, bench: Bench, *, weights: str | Path | None, protocol: str, 
     """
     from limner.training.device import pick
 
-    if name == "pixels":
-        return Pixels()
-    if name == "classifier":
-        if not bench.labelled:
-            raise UserError("--features classifier: the data have no labels to train it on; choose another")
-        return bench.classifier
-    if name == "inception":
-        from limner.metrics.inception import inception
+    return _MAKERS[name](name, bench, weights, protocol, pick(device))
 
-        return inception(weights, resize=protocol, device=pick(device))
-    if name in ("dino", "clip"):
-        from limner.metrics.hub_features import hub_features
 
-        return hub_features(name, weights).to(pick(device))
+Maker = Callable[[str, "Bench", "str | Path | None", str, "torch.device"], Extractor]
+"""From the name, the bench, a file of weights, a resize protocol and a device."""
+
+
+def _pixels(name: str, bench: Bench, *rest: Any) -> Extractor:
+    return Pixels()
+
+
+def _classifier(name: str, bench: Bench, *rest: Any) -> Extractor:
+    if not bench.labelled:
+        raise UserError("--features classifier: the data have no labels to train it on; choose another")
+    return bench.classifier
+
+
+def _inception(name: str, bench: Bench, weights: str | Path | None, protocol: str, device: torch.device) -> Extractor:
+    from limner.metrics.inception import inception
+
+    return inception(weights, resize=protocol, device=device)
+
+
+def _of_hub(name: str, bench: Bench, weights: str | Path | None, protocol: str, device: torch.device) -> Extractor:
+    from limner.metrics.hub_features import hub_features
+
+    return hub_features(name, weights).to(device)
+
+
+def _backbone(name: str, bench: Bench, weights: str | Path | None, protocol: str, device: torch.device) -> Extractor:
     from limner.metrics.backbones import backbone
 
-    return backbone(name, weights).to(pick(device))
+    return backbone(name, weights).to(device)
+
+
+_MAKERS: dict[str, Maker] = {
+    "classifier": _classifier,
+    "pixels": _pixels,
+    "inception": _inception,
+    "mobilenet-v2": _backbone,
+    "efficientnet-lite0": _backbone,
+    "dino": _of_hub,
+    "clip": _of_hub,
+}

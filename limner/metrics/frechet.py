@@ -29,7 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from limner.metrics.accumulate import Estimate, Moments, TwoSets, folds, gram, jackknife, pair
+from limner.metrics.accumulate import Estimate, Moments, Sides, TwoSets, folds, gram, jackknife, pair
 
 GROUPS = 10
 """Folds of the jackknife."""
@@ -79,23 +79,11 @@ def frechet_bias(d: int, n: int) -> float:
 
 
 @dataclass
-class FrechetMoments:
+class FrechetMoments(Sides[Moments]):
     """The distance of features that come in batches, in memory of two covariances; without its spread."""
 
     fake: Moments = field(default_factory=Moments)
     real: Moments = field(default_factory=Moments)
-
-    def update(self, fake: Tensor | None = None, real: Tensor | None = None) -> None:
-        """Take in features of samples (n, d), of real images (m, d), or both."""
-        if fake is not None:
-            self.fake.update(fake)
-        if real is not None:
-            self.real.update(real)
-
-    def merge(self, other: FrechetMoments) -> None:
-        """Take in what another accumulator has seen."""
-        self.fake.merge(other.fake)
-        self.real.merge(other.real)
 
     def compute(self) -> float:
         """The distance of all features so far."""

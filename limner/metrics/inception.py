@@ -14,7 +14,6 @@ Frechet distance an FID. The same network with other weights works, under anothe
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch.nn import functional as F
 
 from limner.data import cache
 from limner.errors import UserError
+from limner.files import sha256
 from limner.metrics.classifier import weights_hash
 from limner.metrics.resize import RESIZES, SIZE
 from limner.metrics.weights import read_state_dict
@@ -255,7 +255,7 @@ def inception(
         raise ValueError(f"there is no resize '{resize}': {', '.join(RESIZES)}")
     path = find_weights(weights)
     network = load_network(path)
-    return Inception(network, resize=resize, device=device, standard=_sha256(path).startswith(STANDARD))
+    return Inception(network, resize=resize, device=device, standard=sha256(path).startswith(STANDARD))
 
 
 # ---- the weights
@@ -332,11 +332,3 @@ def _at(path: Path, source: str) -> Path:
             f"there is no file '{path}'{source}: it should be '{FILES[0]}', the weights of the Inception network"
         )
     return path
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
