@@ -6,6 +6,7 @@ Images are float32 (B, C, H, W) in [-1, 1] everywhere here. `generator` is an in
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -90,6 +91,54 @@ class Translates(Protocol):
 
 
 @runtime_checkable
+class Restores(Protocol):
+    """Gives back the clean image behind a damaged one."""
+
+    def restore(self, image: Tensor) -> Tensor:
+        """(B, C, H, W), the images without the damage that the model was trained to undo."""
+        ...
+
+
+@runtime_checkable
+class Tokenizes(Protocol):
+    """Maps an image to maps of discrete codes and back. Several maps are of different resolutions, the coarsest first."""
+
+    @property
+    def codebooks(self) -> tuple[int, ...]:
+        """How many codes there are for each map."""
+        ...
+
+    @property
+    def code_shapes(self) -> tuple[tuple[int, int], ...]:
+        """(h, w) of each map."""
+        ...
+
+    def tokenize(self, image: Tensor) -> tuple[Tensor, ...]:
+        """The maps of codes of each image, int64 (B, h, w) each, in 0 .. codebook - 1."""
+        ...
+
+    def detokenize(self, codes: tuple[Tensor, ...]) -> Tensor:
+        """The image (B, C, H, W) of the maps of codes. `detokenize(tokenize(image))` is the reconstruction."""
+        ...
+
+
+@runtime_checkable
+class Predicts(Protocol):
+    """Knows the exact distribution of each grey level (or code) given those before it."""
+
+    def predict(
+        self, n: int, *, label: Tensor | int | None = None, condition: Tensor | None = None
+    ) -> Generator[Tensor, Tensor, None]:
+        """A dialogue that draws n images at once, value by value, in the model's order (raster; at a pixel channel by channel).
+
+        Yields the logits (n, levels), float64, of the next value; is sent the value chosen for each image, (n,) int64. Sampling sends
+        draws of these distributions; an entropy coder sends what it encodes or has decoded. The logits do not depend on anything but
+        the model and what was sent. `condition`, for models that take one: maps of coarser codes (n, h, w) int64.
+        """
+        ...
+
+
+@runtime_checkable
 class Denoises(Protocol):
     """Estimates the clean image behind a noisy one."""
 
@@ -106,6 +155,9 @@ CAPABILITIES: dict[str, type] = {
     "decode": Decodes,
     "reconstruct": Reconstructs,
     "translate": Translates,
+    "restore": Restores,
+    "tokenize": Tokenizes,
+    "predict": Predicts,
     "denoise": Denoises,
 }
 """Protocol by the word that `limner models` prints."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError
 
 from limner import card, models
-from limner.capabilities import Samples
+from limner.capabilities import Samples, Tokenizes
 from limner.config import from_mapping
 from limner.errors import UserError
 from limner.files import write_atomically
@@ -68,17 +69,25 @@ def save(model: Model, folder: str | Path, *, name: str | None = None) -> None:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    document: dict[str, Any] = {
-        "model": name or models.name_of(type(model)),
-        "limner": __version__,
-        "config": dataclasses.asdict(model.config),
-    }
+    document: dict[str, Any] = {"limner": __version__, **describe(model, name)}
     write_atomically(folder / CONFIG, json.dumps(document, indent=2) + "\n")
     # Tied tensors are saved once each under their own name: `contiguous().clone()` gives every name its own storage.
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     # One key of metadata only: safetensors writes several in random order, and equal weights should be equal bytes.
     write_atomically(folder / WEIGHTS, safetensors.torch.save(state, metadata={"format": "pt"}))
     card.write(folder, model, document["model"])
+
+
+def describe(model: Any, name: str | None = None) -> dict[str, Any]:
+    """What makes the model again, without its weights: its name and configuration, and those of its first stage if it has one."""
+    first_stage = getattr(model, "first_stage", None)
+    if first_stage is None:
+        return {"model": name or models.name_of(type(model)), "config": dataclasses.asdict(model.config)}
+    return {
+        "model": name or models.name_of(type(model.priors[0])),
+        "config": dataclasses.asdict(model.config),
+        "first_stage": describe(first_stage),
+    }
 
 
 def load(
@@ -109,19 +118,35 @@ def load(
         config_file, weights_file = _download(str(source), hub_options)
 
     document = _read_json(config_file)
-    name = document.get("model")
-    if not isinstance(name, str) or not isinstance(document.get("config"), dict):
-        raise UserError(f"'{config_file}' does not name a model and its config: it was not written by limner")
-    try:
-        cls = models.model_class(name)
-    except UserError as error:
-        raise UserError(f"'{config_file}': {error}") from None
-    if expect is not None and not issubclass(cls, expect):
-        raise UserError(f"'{source}' holds a '{name}', not a {expect.__name__}")
-    model = cls(from_mapping(cls.Config, document["config"], where=str(config_file)))
+    model = _build(document, where=str(config_file))
+    if expect is not None and not isinstance(model, expect):
+        what = f"a '{document['model']}'" + (" with a first stage" if document.get("first_stage") else "")
+        raise UserError(f"'{source}' holds {what}, not a {expect.__name__}")
     model.load_state_dict(check_state(read_weights(weights_file), model.state_dict(), where=str(weights_file)))
     model.origin = config_file.parent
     return model.to(device).eval()
+
+
+def _build(document: Mapping[str, Any], *, where: str) -> Model:
+    """A model with fresh weights, from what `describe` gave."""
+    name, config = document.get("model"), document.get("config")
+    if not isinstance(name, str) or not isinstance(config, dict):
+        raise UserError(f"'{where}' does not name a model and its config: it was not written by limner")
+    try:
+        cls = models.model_class(name)
+    except UserError as error:
+        raise UserError(f"'{where}': {error}") from None
+    settings: Any = from_mapping(cls.Config, config, where=where)
+    if document.get("first_stage") is None:
+        return cls(settings)
+    if not isinstance(document["first_stage"], dict):
+        raise UserError(f"'{where}': first_stage does not name a model and its config")
+    first_stage = _build(document["first_stage"], where=where)
+    if not isinstance(first_stage, Tokenizes):
+        raise UserError(f"'{where}': the first stage '{document['first_stage']['model']}' gives no codes")
+    from limner import staged  # which is a model itself, and so imports this file
+
+    return staged.build(cls, settings, first_stage)
 
 
 def read_weights(file: Path) -> dict[str, torch.Tensor]:

@@ -7,10 +7,11 @@ can do is said by the protocols of `limner.capabilities`, never by methods here 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,8 @@ class Preset:
     config: Any
     train: Mapping[str, Any] = field(default_factory=dict)
     """Values for `limner.training.settings.TrainConfig`: images, batch, warmup ..."""
+    of: Literal["images", "codes"] = "images"
+    """What it models: images, or the maps of codes of a first stage (see `limner.staged`)."""
 
 
 class Model(nn.Module, HubModel):
@@ -79,8 +82,8 @@ class Model(nn.Module, HubModel):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
+        """Where the parameters are (the buffers, if there are none)."""
+        return next(itertools.chain(self.parameters(), self.buffers())).device
 
     def optimizers(self) -> dict[str, Optimizer]:
         """The optimizers by name. Together they hold every trainable parameter."""

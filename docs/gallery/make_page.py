@@ -2,7 +2,8 @@
 
     python docs/gallery/make_page.py runs/vae --train "limner train vae --data fashion-mnist" --evaluate "-n 10000 --score samples=100"
 
-Every figure on the page comes from the `limner evaluate` command that stands above it, run here and now.
+Every figure on the page comes from the `limner evaluate` command that stands above it, and every picture from the command beside it, all
+run here and now. `RUN` in a command stands for the run folder.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from limner import models
 from limner.metrics.metric import Metric
 from limner.metrics.registry import METRICS
+from limner.report.table import together
 from limner.training.folder import RunFolder
 
 HERE = Path(__file__).parent
@@ -54,10 +56,20 @@ def main() -> None:
     )
     parser.add_argument("--sample", default="", help="flags for limner sample")
     parser.add_argument("--cores", type=int, default=os.cpu_count(), help="cores that the training had")
+    parser.add_argument("--name", help="of the page, where the model's own name is taken")
+    parser.add_argument("--title", help="of the page")
+    parser.add_argument(
+        "--picture",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("TITLE", "COMMAND", "FILE"),
+        help="a further picture: what it shows, the limner command that makes it, and the file that it leaves",
+    )
     parser.add_argument("--remark", default="", help="one sentence on what the pictures show")
     given = parser.parse_args()
     run, folder = str(given.run), RunFolder(given.run)
-    name, can = folder.name, set()
+    name, can = given.name or folder.name, set()
 
     tables = [(flags, json.loads(limner("evaluate", run, "--json", *shlex.split(flags)))) for flags in given.evaluate]
     for verb, made, flags in (
@@ -70,8 +82,8 @@ def main() -> None:
             shutil.copy(made, HERE / f"{name}-{verb}.png")
             can.add(verb)
 
-    entry, last = models.entry_of(name), folder.stats()[-1]
-    lines = [f"# {entry.title} (`{name}`)", "", f"{entry.paper}. Lectures {entry.lecture}.", ""]
+    entry, last = models.entry_of(folder.name), folder.stats()[-1]
+    lines = [f"# {given.title or entry.title} (`{name}`)", "", f"{entry.paper}. Lectures {entry.lecture}.", ""]
     lines += [given.remark, ""] if given.remark else []
     cores = "one core" if given.cores == 1 else f"{given.cores} cores"
     lines += ["```bash", given.train, "```", ""]
@@ -90,12 +102,17 @@ def main() -> None:
     for verb, (title, command) in titles.items():
         if verb in can:
             lines += [f"**{title}** (`{command}`)", "", f"![{title} of {name}]({name}-{verb}.png)", ""]
+    for number_, (title, command, file) in enumerate(given.picture, start=1):
+        limner(*(run if word == "RUN" else word for word in shlex.split(command)[1:]))
+        kept = f"{name}-{shlex.split(command)[1]}-{number_}.png"
+        shutil.copy(file.replace("RUN", run), HERE / kept)
+        lines += [f"**{title}** (`{command}`)", "", f"![{title}]({kept})", ""]
     lines += ["## Figures", ""]
     for flags, found in tables:
         lines += ["```bash", shlex.join(["limner", "evaluate", "RUN", *shlex.split(flags)]), "```", ""]
         lines += ["| figure | value | real images | protocol |", "|---|---|---|---|"]
         lines += [row(METRICS[key], figure) for key, figure in found["figures"].items()]
-        lines += [f"| {METRICS[key].title} | – | | {why} |" for key, why in found["skipped"].items()]
+        lines += ["", "Not measured. " + "; ".join(together(found["skipped"])) + "."] if found["skipped"] else []
         lines.append("")
     (HERE / f"{name}.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print(HERE / f"{name}.md")

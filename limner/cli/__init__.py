@@ -50,7 +50,7 @@ def _dispatch(arguments: list[str]) -> None:
 
     from tyro.extras import subcommand_cli_from_dict
 
-    from limner.cli import verbs
+    from limner.cli import compressing, detecting, latent, restoring, translating, verbs
 
     table: dict[str, Any] = {
         "models": verbs.models,
@@ -59,7 +59,17 @@ def _dispatch(arguments: list[str]) -> None:
         "resume": verbs.resume,
         "sample": verbs.sample,
         "reconstruct": verbs.reconstruct,
-        "interpolate": verbs.interpolate,
+        "restore": restoring.restore,
+        "translate": translating.translate,
+        "interpolate": latent.interpolate,
+        "latent-map": latent.latent_map,
+        "arithmetic": latent.arithmetic,
+        "vary": latent.vary,
+        "embed": latent.embed,
+        "anomaly": detecting.anomaly,
+        "transfer": detecting.transfer,
+        "compress": compressing.compress,
+        "decompress": compressing.decompress,
         "evaluate": verbs.evaluate,
         "compare": verbs.compare,
         "demo": verbs.demo,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
@@ -65,24 +66,40 @@ def parse(arguments: list[str]) -> tuple[Plan, Any, Any]:
 
     # First pass, for what decides the defaults: the data, and the preset if one is named.
     first: Any
-    first, _ = tyro.cli(_command(None, None), prog="limner train", args=arguments, return_unknown_args=True)
+    source = _source_of_first_stage(arguments)
+    first, _ = tyro.cli(_command(None, None, source), prog="limner train", args=arguments, return_unknown_args=True)
+    stage = None if first.first_stage is None else Path(first.first_stage)
     dataset = open_data(first.source, split="train")
-    chosen, settings, config = defaults(name, dataset, first.preset)
+    chosen, settings, config = defaults(name, dataset, first.preset, stage)
     # Second pass, with the preset's values as defaults: every flag is known now.
-    second: Any = tyro.cli(_command(config, settings), prog="limner train", args=arguments)
-    return Plan(name, chosen, second.source, second.settings, second.model), dataset, second
+    second: Any = tyro.cli(_command(config, settings, source), prog="limner train", args=arguments)
+    plan = Plan(name, chosen, second.source, second.settings, second.model, stage)
+    return plan, plan.prepare(dataset), second
 
 
-def _command(model: Any, settings: Any) -> type:
+def _source_of_first_stage(arguments: list[str]) -> Any:
+    """The data settings that the run named by --first-stage was trained with: the defaults of a second stage. None without."""
+    from limner.training.folder import RunFolder
+
+    for i, argument in enumerate(arguments):
+        flag, _, value = argument.partition("=")
+        if flag in ("--first-stage", "--first_stage"):
+            folder = RunFolder(value or "".join(arguments[i + 1 : i + 2]))
+            return folder.data_config if folder.exists else None
+    return None
+
+
+def _command(model: Any, settings: Any, source: Any = None) -> type:
     """The command's flags as a dataclass: those of the data and of training without a prefix, the model's as --model.X."""
     from limner.data.settings import DataConfig
     from limner.training.settings import TrainConfig
 
     fields: list[Any] = [
         ("name", Positional[str]),
-        ("source", OmitArgPrefixes[DataConfig]),
+        ("source", OmitArgPrefixes[DataConfig], *([] if source is None else [dataclasses.field(default=source)])),
         ("settings", OmitArgPrefixes[TrainConfig], dataclasses.field(default=settings or TrainConfig())),
         ("preset", str | None, dataclasses.field(default=None)),
+        ("first_stage", str | None, dataclasses.field(default=None)),
         ("out", str | None, dataclasses.field(default=None)),
         ("minutes", float | None, dataclasses.field(default=None)),
         ("dry_run", bool, dataclasses.field(default=False)),
@@ -95,6 +112,7 @@ def _command(model: Any, settings: Any) -> type:
     Args:
         name: the model, see `limner models`.
         preset: a configuration known to work; by default the one nearest to the size of the images.
+        first_stage: a trained run (of vqvae, vqvae2, vqgan) whose codes are modelled instead of pixels; its data are the default.
         out: the run folder; runs/MODEL-DATA by default.
         minutes: train for about so long, instead of --images; this machine's speed is measured first.
         dry_run: print the whole plan and stop.

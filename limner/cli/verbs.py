@@ -101,31 +101,6 @@ def reconstruct(
     print(reconstructions(run, data=data, n=n, out=out, device=device))
 
 
-def interpolate(
-    run: Positional[str],
-    /,
-    *,
-    rows: int = 8,
-    steps: int = 9,
-    seed: int = 0,
-    out: str | None = None,
-    device: str = "auto",
-) -> None:
-    """Walk through the latent space: between pairs of held-out images, or of latents where the model cannot encode.
-
-    Args:
-        run: a run folder.
-        rows: how many pairs.
-        steps: images from one end to the other.
-        seed: which pairs.
-        out: the picture; RUN/interpolation.png by default.
-        device: auto, cpu, cuda ...
-    """
-    from limner.edit.pictures import interpolations
-
-    print(interpolations(run, rows=rows, steps=steps, seed=seed, out=out, device=device))
-
-
 def evaluate(
     run: Positional[str],
     /,

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from limner.data.degrade import Degradation
 from limner.data.order import batch_indices
+from limner.noise import mix
 
 Split = Literal["train", "test"]
 
@@ -55,6 +57,8 @@ class Dataset:
     """Whether image i of A and image i of B belong together."""
     held_out: Dataset | None = field(default=None, repr=False)
     """Of a training set: the test set of the same source, if it has one."""
+    degradation: Degradation | None = None
+    """Damage that makes each image the clean one of a pair. Not for domains."""
 
     def __post_init__(self) -> None:
         if not self.fingerprint:
@@ -90,13 +94,20 @@ class Dataset:
         Returns:
             "image": float32 (B, C, H, W) in [-1, 1], where level k of L is the float32 nearest to 2k/(L-1) - 1;
             "label": int64 (B,) if there are labels; each of `extras` under its name, picture-like ones as float32
-            (B, C, H, W) in [0, 1]. With domains: "A" and "B" instead of all that. B's image is A's partner if they are
+            (B, C, H, W) in [0, 1]; "degraded": float32 (B, C, H, W) in [-1, 1] if there is a degradation, the same damage to
+            an image every time. With domains: "A" and "B" instead of all that. B's image is A's partner if they are
             paired; if not, `draw` gives each domain an order of its own, and here both are taken round and round.
         """
         if self.domains:
             return {key: d.batch(np.asarray(indices) % len(d), device)["image"] for key, d in self.domains.items()}
         rows = np.asarray(indices, np.int64)
+        return self._batch(rows, [mix(int(i)) for i in rows] if self.degradation else [], device)
+
+    def _batch(self, rows: np.ndarray, damage: Sequence[int], device: torch.device | str) -> dict[str, Tensor]:
+        """`batch`, with the seed of each image's damage."""
         batch = {"image": self._floats(rows, torch.device(device))}
+        if self.degradation is not None:
+            batch["degraded"] = self.degradation(batch["image"], damage)
         if self.labels is not None:
             batch["label"] = torch.from_numpy(self.labels[rows]).to(device)
         for key, values in self.extras.items():
@@ -115,14 +126,18 @@ class Dataset:
         device: torch.device | str = "cpu",
     ) -> dict[str, Tensor]:
         """The batch that training reads after `images_seen` images; see `limner.data.order`. Unpaired domains are shuffled
-        independently of one another."""
+        independently of one another. Damage is fresh in every epoch: its seed is (seed, place in the endless sequence)."""
         if self.domains and not self.paired:
             parts = {
                 key: d.draw(seed + i, images_seen, batch, rank=rank, world=world, device=device)["image"]
                 for i, (key, d) in enumerate(self.domains.items())
             }
             return parts
-        return self.batch(batch_indices(len(self), seed, images_seen, batch, rank=rank, world=world), device)
+        rows = batch_indices(len(self), seed, images_seen, batch, rank=rank, world=world)
+        if self.degradation is None:
+            return self.batch(rows, device)
+        first = images_seen + rank * (batch // world) + min(rank, batch % world)
+        return self._batch(rows, [mix(seed, first + i) for i in range(len(rows))], device)
 
     def caption(self, indices: Sequence[int] | np.ndarray) -> list[str]:
         """The captions of the images at `indices`; empty strings where there are none."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from limner.data import cifar, idx, named
 from limner.data.dataset import Dataset, Split
+from limner.data.degrade import Degradation
 from limner.data.download import Progress
 from limner.data.pool import Gathered, Pool, data_sets, settle
 from limner.data.resizing import WrongSize, is_grey, natural_size, resize_arrays, to_channels
@@ -29,16 +30,69 @@ def open_data(config: DataConfig | str, *, split: Split = "train", progress: Pro
     """
     config = DataConfig(data=config) if isinstance(config, str) else config
     gathered = gather(config, progress=progress)
-    data = gathered.splits[split]
+    data, held_out = chosen(gathered.splits[split], config), gathered.splits["test"]
     smallest = min(len(d) for d in data.domains.values()) if data.domains else len(data)
+    if smallest == 0 and len(gathered.splits[split]):
+        raise UserError(f"--only and --without leave no image of '{config.data}' in the {split} split")
     if smallest == 0:
         raise _empty(gathered, config, split)
-    if split == "train" and len(gathered.splits["test"]):
-        data.held_out = gathered.splits["test"]
+    if split == "train" and len(held_out):
+        data.held_out = chosen(held_out, config)
+    if config.degrade:
+        for part in filter(None, (data, data.held_out)):
+            part.degradation = degradation_of(config, part)
     if config.limit is not None and config.limit < len(data):
         rows = np.random.default_rng(config.data_seed).permutation(len(data))[: config.limit]
         data = data.subset(np.sort(rows))
     return data
+
+
+def degradation_of(config: DataConfig, data: Dataset) -> Degradation:
+    """The damage that `config.degrade` describes.
+
+    Raises:
+        UserError: it cannot be read, or cannot be done to these images.
+    """
+    if data.domains:
+        raise UserError(f"--degrade makes pairs of the images of one set, but '{config.data}' has two domains")
+    degradation = Degradation.parse(config.degrade)
+    degradation.check(data.channels)
+    return degradation
+
+
+def chosen(data: Dataset, config: DataConfig) -> Dataset:
+    """The images of the classes that `config.only` and `config.without` leave.
+
+    Raises:
+        UserError: the data have no labels, or no class of that name.
+    """
+    if not (config.only or config.without):
+        return data
+    if data.labels is None or not data.class_names:
+        flag = "only" if config.only else "without"
+        raise UserError(f"--{flag}: '{config.data}' has no classes to choose from")
+    keep = np.ones(len(data), bool)
+    for flag, names in (("only", config.only), ("without", config.without)):
+        if names:
+            named_ones = [class_index(name, data.class_names, flag=flag) for name in names]
+            keep &= np.isin(data.labels, named_ones) == (flag == "only")
+    return data.subset(np.flatnonzero(keep))
+
+
+def class_index(name: str, class_names: list[str], *, flag: str) -> int:
+    """The number of the class called `name`, which may also be that number.
+
+    Raises:
+        UserError: no such class; the message names `flag` and the classes there are.
+    """
+    if name in class_names:
+        return class_names.index(name)
+    lower = [known.lower() for known in class_names]
+    if name.lower() in lower:
+        return lower.index(name.lower())
+    if name.isdecimal() and int(name) < len(class_names):
+        return int(name)
+    raise UserError(f"--{flag} {name}: there is no such class; there are {', '.join(class_names)}")
 
 
 def gather(config: DataConfig, *, progress: Progress | None = None, fresh: bool = False) -> Gathered:

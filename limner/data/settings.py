@@ -35,6 +35,12 @@ class DataConfig:
     """Images of a split with the same pixels: drop keeps the first alone, keep keeps all (a set to be judged is judged as it is)."""
     max_pixels: Positive = 64_000_000
     """An image with more pixels than this is refused unread (a decompression bomb)."""
+    only: tuple[str, ...] = ()
+    """Use the images of these classes alone (names, or numbers from 0)."""
+    without: tuple[str, ...] = ()
+    """Leave the images of these classes out (names, or numbers from 0)."""
+    degrade: tuple[str, ...] = ()
+    """Damage that a model learns to undo: noise=0.2, blur=1.5+jpeg=20, watermark ...; of several each image suffers one, by chance."""
     limit: Positive | None = None
     """Use at most so many images of a split, chosen at random by `data_seed`."""
     data_seed: NonNegative = 0

@@ -52,6 +52,7 @@ SMALLEST, LARGEST, DEFAULT_SIZE, DEFAULT_COUNT = 16, 256, 32, 10_000
 TEST_START = 1 << 40
 """Indices from here on are test images: no count of training images reaches them."""
 DOMAIN_START = {"A": 0, "B": 1 << 41}
+DOMAIN_STYLE: dict[str, Style] = {"A": "filled", "B": "outlined"}
 SUPERSAMPLING = 4
 
 
@@ -121,6 +122,12 @@ def draw(scene: Scene, size: int, style: Style = "filled") -> tuple[np.ndarray, 
     return picture, mask
 
 
+def redraw(factors: np.ndarray, size: int, style: Style) -> np.ndarray:
+    """The scenes that rows of `extras["factors"]`, (N, 7), describe, drawn in a style: uint8 (N, size, size, 3)."""
+    scenes = [Scene(*(int(v) for v in row[:3]), *(float(v) for v in row[3:])) for row in factors]
+    return np.stack([draw(s, size, style)[0] for s in scenes])
+
+
 def box(scene: Scene, size: int) -> np.ndarray:
     """(4,) left, top, right, bottom of the shape in pixels, from its geometry."""
     corners = scene.outline * size
@@ -155,9 +162,11 @@ def _build(folder: Path, config: DataConfig, size: int, counts: dict[Split, int]
     if config.data == "shapes":
         sets = _styled("shapes", config, size, counts, "filled", 0, progress)
     else:
-        a = _styled("shapes-ab A", config, size, counts, "filled", DOMAIN_START["A"], progress)
-        b = _styled("shapes-ab B", config, size, counts, "outlined", DOMAIN_START["B"], progress)
-        sets = {s: pair("shapes-ab", {"A": a[s], "B": b[s]}, s, paired=False) for s in SPLITS}
+        parts = {
+            d: _styled(f"shapes-ab {d}", config, size, counts, style, DOMAIN_START[d], progress)
+            for d, style in DOMAIN_STYLE.items()
+        }
+        sets = {s: pair("shapes-ab", {d: part[s] for d, part in parts.items()}, s, paired=False) for s in SPLITS}
     n = sum(len(part) for d in sets.values() for part in (d.domains or {"": d}).values())
     census = Census(Counter({f"{size}x{size}": n}), Counter(RGB=n), Counter(drawn=n))
     pack(folder, Gathered(sets, sets["train"].refused, census, sets["train"].policy))

@@ -7,13 +7,18 @@ dimensions are too short under the linear walk (the middle has half the variance
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from limner.capabilities import Decodes, Encodes
+from limner.data.grid import save_grid
+from limner.edit.examples import examples, load, picture_beside, read_images, some
+from limner.edit.projection import project
 from limner.errors import UserError
 from limner.noise import Seed
 
@@ -38,6 +43,7 @@ def spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     return weight_a * a[:, None] + weight_b * b[:, None]
 
 
+Walk = Literal["linear", "spherical", "auto"]
 WALKS = {"linear": linear, "spherical": spherical}
 
 
@@ -56,6 +62,7 @@ def interpolate(
     model: Any,
     *,
     images: Tensor | None = None,
+    search: bool = False,
     pairs: int = 4,
     steps: int = 9,
     walk: str = "auto",
@@ -67,6 +74,8 @@ def interpolate(
         model: anything that `Encodes` or `Decodes`.
         images: (2 * pairs, C, H, W) in [-1, 1], the ends: image i is joined to image pairs + i. Needed by models that encode,
             unless they also have a prior to draw from.
+        search: of a model that cannot encode, search for the latents nearest to `images` (`limner.edit.projection`) instead of
+            drawing latents.
         pairs: number of walks, where `images` does not say it.
         steps: images in a walk, both ends counted.
         walk: "linear", "spherical", or "auto": spherical where the latents' prior looks like a standard Gaussian.
@@ -75,10 +84,14 @@ def interpolate(
     Raises:
         UserError: the model has no latents to walk between.
     """
+    if steps < 2:
+        raise UserError(f"--steps {steps}: a walk has two ends, so give 2 or more")
     t = torch.linspace(0, 1, steps)
     encodes, decodes = isinstance(model, Encodes), isinstance(model, Decodes)
     if images is not None and encodes:
-        ends, between = model.encode(images), "codes of two held-out images"
+        ends, between = model.encode(images), "codes of two images"
+    elif images is not None and decodes and search:
+        ends, between = project(model, images, seed=0).latent, "two latents found by latent search"
     elif decodes:
         ends, between = model.latents(2 * pairs, generator=generator), "two latents drawn from the prior"
     elif encodes:
@@ -95,6 +108,54 @@ def interpolate(
     path = WALKS[walk](a, b, t.to(ends.device))  # (pairs, steps, ...)
     decoded = model.decode(path.flatten(0, 1))
     return Interpolation(decoded.unflatten(0, (len(a), steps)).clamp(-1, 1), f"{walk} walk between {between}")
+
+
+def interpolations(
+    run: str,
+    *,
+    rows: int = 8,
+    steps: int = 9,
+    seed: int = 0,
+    walk: Walk = "auto",
+    start: Sequence[str] = (),
+    end: Sequence[str] = (),
+    data: str | None = None,
+    out: str | None = None,
+    device: str = "auto",
+) -> tuple[Path, str]:
+    """A walk through latent space in each row; returns the picture's path and how the walks were made.
+
+    Args:
+        run: a run folder, or a model on the hub.
+        rows: how many pairs, where they are not files.
+        steps: images of a walk, both ends counted.
+        seed: which held-out images, or which draws of the prior.
+        walk: see `interpolate`.
+        start: image files where the walks start, one for each row; held-out images by default.
+        end: image files where they end.
+        data: other images to walk between than the run's held-out ones.
+        out: the picture; interpolation.png in the run folder by default.
+        device: auto, cpu, cuda ...
+
+    Raises:
+        UserError: the model has no latents, or the files are not pairs of images.
+    """
+    model = load(run, "encode", "decode", device=device)
+    if len(start) != len(end):
+        raise UserError(f"--from has {len(start)} images and --to {len(end)}: each walk needs one of both")
+    if start:
+        ends = torch.cat([read_images(start, model), read_images(end, model)])
+    elif isinstance(model, Encodes):
+        found = some(examples(run, model, data)[0], 2 * rows, first=seed * 2 * rows)
+        found = found.subset(range(len(found) // 2 * 2))
+        ends = found.batch(range(len(found)))["image"]
+    else:
+        ends = None
+    images = None if ends is None else ends.to(model.device)
+    made = interpolate(model, images=images, search=bool(start), pairs=rows, steps=steps, walk=walk, generator=seed)
+    path = Path(out) if out else picture_beside(run, "interpolation.png")
+    save_grid(made.images.flatten(0, 1).cpu(), path, columns=steps)
+    return path, made.how
 
 
 def has_gaussian_prior(model: Decodes, *, draws: int = 64) -> bool:

@@ -1,4 +1,4 @@
-"""The pictures that the verbs `sample`, `reconstruct` and `interpolate` make, for any model with the capability."""
+"""The pictures that the verbs `sample` and `reconstruct` make, for any model with the capability."""
 
 from __future__ import annotations
 
@@ -11,17 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from limner import capabilities
-from limner.data import open_data
-from limner.data.dataset import Dataset
 from limner.data.grid import save_grid, to_uint8
-from limner.data.order import held_out_order
-from limner.data.settings import DataConfig
-from limner.edit.interpolate import interpolate
+from limner.edit.examples import examples, load, picture_beside, some
 from limner.edit.projection import project
 from limner.errors import UserError
 from limner.files import replacing
-from limner.training.device import pick
-from limner.training.folder import RunFolder
 
 
 def sample_to_files(
@@ -73,49 +67,19 @@ def reconstructions(
 
     A model that decodes but does not encode is searched for the nearest image it can draw, see `limner.edit.projection`.
     """
-    folder = RunFolder(run)
-    model = folder.model(pick(device))
-    originals = held_out(folder, n, data).to(model.device)
+    model = load(run, "reconstruct", "decode", device=device)
+    shown = some(examples(run, model, data)[0], n)
+    originals = shown.batch(range(len(shown)), model.device)["image"]
     if isinstance(model, capabilities.Reconstructs):
         with torch.no_grad():
             copies = model.reconstruct(originals)
-    elif isinstance(model, capabilities.Decodes):
-        copies = project(model, originals).image
     else:
-        raise UserError(f"'{folder.name}' has no bottleneck or latent to reconstruct through")
-    path = Path(out) if out else folder.path / "reconstructions.png"
+        copies = project(model, originals).image  # type: ignore[arg-type]
+    path = Path(out) if out else picture_beside(run, "reconstructions.png")
     columns = min(len(originals), 16)
     rows = [part for pair in zip(originals.split(columns), copies.split(columns), strict=True) for part in pair]
     save_grid(torch.cat(rows).cpu(), path, columns=columns)
     return path
-
-
-def interpolations(
-    run: str, *, rows: int, steps: int, seed: int = 0, out: str | None = None, device: str = "auto"
-) -> Path:
-    """A walk through latent space in each row; returns the picture's path."""
-    folder = RunFolder(run)
-    model = folder.model(pick(device))
-    ends = held_out(folder, 2 * rows, None, first=seed * 2 * rows).to(model.device)
-    walk = interpolate(model, images=ends, pairs=rows, steps=steps, generator=seed)
-    path = Path(out) if out else folder.path / "interpolation.png"
-    save_grid(walk.images.flatten(0, 1).cpu(), path, columns=steps)
-    print(walk.how)
-    return path
-
-
-def held_out(folder: RunFolder, n: int, data: str | None, *, first: int = 0) -> Tensor:
-    """n images (n, C, H, W) in [-1, 1]: of the run's held-out split, or of other data read as the run's data were."""
-    config = folder.data_config
-    if data is not None:
-        size, channels = folder.model_config.size, folder.model_config.channels
-        dataset: Dataset = open_data(
-            DataConfig(data=data, size=size, channels=channels, test_fraction=0.0), split="train"
-        )
-    else:
-        dataset = open_data(config, split="test")
-    order = held_out_order(len(dataset))
-    return dataset.batch([order[(first + i) % len(order)] for i in range(min(n, len(order)))])["image"]
 
 
 def check_options(function: Any, options: dict[str, Any]) -> dict[str, Any]:

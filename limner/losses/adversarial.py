@@ -37,3 +37,25 @@ def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
     """
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return 0.5 * gradient.flatten(1).square().sum(dim=1).mean()
+
+
+def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """E max(0, 1 - logit(x)) + E max(0, 1 + logit(G(z))) (Lim & Ye 2017; Miyato et al. 2018, equation 16): no gradient from
+    images of which the discriminator is sure."""
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def hinge_generator_loss(fake: Tensor) -> Tensor:
+    """-E logit(G(z)), the generator's side of the hinge loss (Miyato et al. 2018, equation 17)."""
+    return -fake.mean()
+
+
+def adaptive_weight(error: Tensor, fooling: Tensor, last: Tensor) -> Tensor:
+    """lambda = ||grad error|| / (||grad fooling|| + 1e-6), gradients in `last`, the generator's last weights; at most 1e4, a constant.
+
+    Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthesis", equation 7: lambda times the adversarial loss `fooling`
+    pulls at the generator's output as strongly as the reconstruction's `error` does. The graphs of both losses are kept.
+    """
+    (wanted,) = torch.autograd.grad(error, last, retain_graph=True)
+    (given,) = torch.autograd.grad(fooling, last, retain_graph=True)
+    return (wanted.norm() / (given.norm() + 1e-6)).clamp(max=1e4).detach()

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from limner.errors import UserError
 from limner.metrics.networks import IMAGENET_MEAN, IMAGENET_STD, NetworkExtractor, Preparation
-from limner.metrics.weights import fill, in_package, read_state_dict
+from limner.nn.weights import fill, in_package, read_state_dict
 
 FEATURES = 1280
 

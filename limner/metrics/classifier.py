@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from limner.data import cache
 from limner.files import write_atomically
 from limner.metrics.features import in_batches, to_floats
+from limner.nn.weights import weights_hash
 
 if TYPE_CHECKING:
     from limner.data import Dataset
@@ -122,15 +123,6 @@ def classifier_of(train: Dataset, test: Dataset) -> Classifier:
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
     accuracy = cache.stored("classifiers", key, build, load)
     return Classifier(network.eval(), weights_hash(network), classes, accuracy)
-
-
-def weights_hash(module: nn.Module) -> str:
-    """Twelve hexadecimal digits of the SHA-256 of a module's state: names, shapes, types and values."""
-    digest = hashlib.sha256()
-    for key, value in sorted(module.state_dict().items()):
-        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def fit(network: Network, images: np.ndarray, labels: np.ndarray, indices: Tensor, *, seed: int = 0) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from limner import card
+from limner import capabilities, card
 from limner.data import named, open_data
 from limner.data.opening import gather
 from limner.data.settings import DataConfig
@@ -14,12 +14,13 @@ from limner.errors import UserError
 from limner.files import sha256
 from limner.metrics import figure
 from limner.metrics.bench import Bench
-from limner.metrics.classifier import weights_hash
 from limner.metrics.extractors import chooser
 from limner.metrics.figure import Evaluation, Figure
 from limner.metrics.folder_bench import Against, FolderBench
 from limner.metrics.model_bench import ModelBench
+from limner.metrics.pair_bench import PairBench
 from limner.metrics.registry import METRICS
+from limner.nn.weights import weights_hash
 from limner.training.device import pick
 
 
@@ -110,7 +111,10 @@ def open_folder(path: str | Path, *, data: Any, split: Against | None = None, **
         gathered = gather(config)
         train, test = gathered.splits["train"], gathered.splits["test"]
         plain = config.data not in {*named.NAMES, *named.PROCEDURAL}
-    _one_domain(test)
+    if test.domains:
+        raise UserError(
+            f"'{test.name}' is a pair of domains: a folder of images is measured against images of one kind"
+        )
     return FolderBench(path, train, test, against=split or ("all" if plain else "test"), **arguments)
 
 
@@ -133,14 +137,18 @@ def open_bench(
         folder, name, stats, model = None, type(run).__name__.lower(), [], run.to(pick(device)).eval()
         weights = weights_hash(model)
     train, test = data if isinstance(data, tuple) else _open(data)
-    _one_domain(test)
+    if test.domains and not isinstance(model, capabilities.Translates):
+        raise UserError(
+            f"'{test.name}' is a pair of domains: only models that translate between two are measured on one"
+        )
     shape = tuple(test.images.shape[1:])
     wanted = getattr(model, "image_shape", None)
     if wanted is not None and (wanted[1], wanted[2], wanted[0]) != shape:
         raise UserError(
             f"the model draws images of {wanted[0]} x {wanted[1]} x {wanted[2]} (C, H, W), the data are {shape} (H, W, C)"
         )
-    bench = ModelBench(model, train, test, stats=stats, **arguments)
+    kind = PairBench if test.domains else ModelBench
+    bench = kind(model, train, test, stats=stats, **arguments)
     return bench, folder, name, weights
 
 
@@ -200,13 +208,6 @@ def data_facts(bench: Bench) -> dict[str, Any]:
         "held_out": len(bench.test.images),
         "compared": bench.n,
     }
-
-
-def _one_domain(test: Any) -> None:
-    if test.domains:
-        raise UserError(
-            f"'{test.name}' is a pair of domains: the figures measured here are of models of one kind of images"
-        )
 
 
 def _open(config: Any) -> tuple[Any, Any]:

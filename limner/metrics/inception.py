@@ -25,9 +25,8 @@ from torch.nn import functional as F
 from limner.data import cache
 from limner.errors import UserError
 from limner.files import sha256
-from limner.metrics.classifier import weights_hash
 from limner.metrics.resize import RESIZES, SIZE
-from limner.metrics.weights import read_state_dict
+from limner.nn.weights import read_state_dict, weights_hash
 
 FILES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
 """The standard file, as pytorch-fid and as torch-fidelity call it; one content."""

@@ -104,7 +104,7 @@ def perceptual(bench: ModelBench) -> dict[str, Any]:
 
 
 def _lpips(bench: ModelBench) -> lpips.Perceptual:
-    return bench.once("lpips", lambda: lpips.load("vgg"))
+    return bench.once("lpips", lambda: lpips.loaded("vgg"))
 
 
 def _no_lpips(bench: ModelBench) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from limner.metrics.figure import Figure
 
-Topic = Literal["quality", "variety", "likelihood", "reconstruction", "continuity", "cost"]
+Topic = Literal["quality", "variety", "likelihood", "reconstruction", "continuity", "codes", "translation", "cost"]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from limner.data.resizing import FILTERS
-from limner.metrics.classifier import weights_hash
+from limner.nn.weights import weights_hash
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's RGB values in [0, 1], as most networks trained on it take them."""

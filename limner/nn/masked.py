@@ -76,6 +76,7 @@ class GatedLayer(nn.Module):
         kernel: odd width of the kernel, 2k + 1.
         groups: colour channels among which the horizontal features are divided (1: the pixel is predicted as a whole).
         classes: adds a bias per class to both stacks (equation 4); 0 for none.
+        context: channels of a map that adds a bias for each place to both stacks (section 2.3); 0 for none.
         in_groups: group of each input channel; needed for the first layer.
     """
 
@@ -87,6 +88,7 @@ class GatedLayer(nn.Module):
         groups: int = 1,
         classes: int = 0,
         in_groups: Tensor | None = None,
+        context: int = 0,
     ):
         super().__init__()
         self.first = in_groups is not None
@@ -105,18 +107,27 @@ class GatedLayer(nn.Module):
         self.label = nn.Embedding(classes, 4 * width) if classes else None
         if self.label is not None:
             nn.init.zeros_(self.label.weight)
+        self.context = nn.Conv2d(context, 4 * width, 1, bias=False) if context else None
 
-    def biases(self, label: Tensor | None) -> tuple[Tensor, Tensor] | tuple[float, float]:
-        """What the class adds to the vertical and to the horizontal stack: (B, 2 width, 1, 1) each."""
-        if self.label is None:
+    def biases(self, label: Tensor | None, context: Tensor | None) -> tuple[Tensor, Tensor] | tuple[float, float]:
+        """What the class and the map (B, context, H, W) add to the vertical and to the horizontal stack:
+        (B, 2 width, 1, 1) each, or (B, 2 width, H, W)."""
+        both: Tensor | float = 0.0
+        if self.label is not None:
+            both = self.label(label)[:, :, None, None]
+        if self.context is not None:
+            both = both + self.context(context)
+        if not isinstance(both, Tensor):
             return 0.0, 0.0
-        vertical, horizontal = self.label(label)[:, :, None, None].chunk(2, 1)
+        vertical, horizontal = both.chunk(2, 1)
         return vertical, horizontal
 
-    def forward(self, v: Tensor, h: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, v: Tensor, h: Tensor, label: Tensor | None = None, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Vertical and horizontal input (B, in_channels, H, W) each to output (B, width, H, W) each."""
         k = self.reach
-        v_bias, h_bias = self.biases(label)
+        v_bias, h_bias = self.biases(label, context)
         # The first layer leaves the own row out: padded above, cropped below.
         v_gates = self.vertical(F.pad(v, (k, k, k, -1 if self.first else 0))) + v_bias  # (B, 2 width, H, W)
         h_gates = self.horizontal(F.pad(h, (k, 0, 0, 0))) + self.across(v_gates) + h_bias
@@ -128,16 +139,19 @@ class GatedCache:
     """A `GatedLayer` evaluated step by step on (n, ..) images of `columns` columns: a row of its vertical stack, then
     pixel after pixel of its horizontal stack. It keeps the rows and the columns of its inputs that its kernels see.
 
-    Calls of `row` and then of `pixel` for every column give, up to rounding, what `layer(v, h, label)` gives.
+    Calls of `row` and then of `pixel` for every column give, up to rounding, what `layer(v, h, label, context)` gives.
     """
 
-    def __init__(self, layer: GatedLayer, n: int, columns: int, label: Tensor | None = None):
+    def __init__(
+        self, layer: GatedLayer, n: int, columns: int, label: Tensor | None = None, context: Tensor | None = None
+    ):
         self.layer, k = layer, layer.reach
         weight = layer.vertical.weight
         new = {"dtype": weight.dtype, "device": weight.device}
         self.rows = torch.zeros(n, weight.shape[1], weight.shape[2], columns + 2 * k, **new)  # newest last
         self.columns = torch.zeros(n, columns + k, weight.shape[1], **new)  # channels last: a window is one block
-        self.v_bias, self.h_bias = layer.biases(label)
+        self.v_bias, self.h_bias = layer.biases(label, context)
+        self.next = 0  # the row that `row` will give
         # (taps * in_channels, 2 width), so that a pixel is one matrix product.
         self.horizontal = layer.horizontal.masked_weight.flatten(2).permute(2, 1, 0).flatten(0, 1).contiguous()
         self.mix = layer.mix.masked_weight[:, :, 0, 0]
@@ -151,8 +165,10 @@ class GatedCache:
         k = self.layer.reach
         self.rows[:, :, :-1] = self.rows[:, :, 1:].clone()
         self.rows[:, :, -1, k : self.rows.shape[-1] - k] = v
-        gates = self.layer.vertical(self.rows) + self.v_bias  # (n, 2 width, 1, W)
-        self.from_vertical = (self.layer.across(gates) + self.h_bias)[:, :, 0].movedim(1, 2).contiguous()
+        v_bias, h_bias = _row(self.v_bias, self.next), _row(self.h_bias, self.next)
+        self.next += 1
+        gates = self.layer.vertical(self.rows) + v_bias  # (n, 2 width, 1, W)
+        self.from_vertical = (self.layer.across(gates) + h_bias)[:, :, 0].movedim(1, 2).contiguous()
         self.columns[:, k:] = 0
         return gate(gates)[:, :, 0]
 
@@ -167,3 +183,8 @@ class GatedCache:
     def put(self, j: int, h: Tensor) -> None:
         """Set column j (n, in_channels) of the horizontal input, for the columns after it to see."""
         self.columns[:, j + self.layer.reach] = h
+
+
+def _row(bias: Tensor | float, i: int) -> Tensor | float:
+    """Row i of a bias that has rows; one that is the same everywhere is itself."""
+    return bias[:, :, i : i + 1] if isinstance(bias, Tensor) and bias.shape[2] > 1 else bias

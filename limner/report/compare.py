@@ -22,6 +22,7 @@ TOPICS = {
     "How like real images are the samples?": ("quality",),
     "How varied are they, and how new?": ("variety",),
     "How well is a real image known, and what lies between two?": ("likelihood", "reconstruction", "continuity"),
+    "How short are its codes, and does it translate?": ("codes", "translation"),
     "What does it cost?": ("cost",),
 }
 """The tables of the page: what each answers, and with which metrics."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 from limner.data.dataset import Dataset
@@ -20,7 +21,7 @@ def fit(plan: Plan, dataset: Dataset, seconds: float) -> Plan:
 def with_images(plan: Plan, images: int) -> Plan:
     """The plan for a run of `images` training images; the warm-up takes a tenth of them at most."""
     changes = {"images": images, "warmup": min(plan.train.warmup, images // 10)}
-    return Plan(plan.name, plan.preset, plan.data, replace(plan.train, changes, where="--minutes"), plan.model)
+    return dataclasses.replace(plan, train=replace(plan.train, changes, where="--minutes"))
 
 
 def speed(plan: Plan, dataset: Dataset) -> float:

@@ -1,6 +1,7 @@
 """The run folder: where a training run keeps everything, and the only thing that later verbs need.
 
 run.toml           the settings, whole: model, preset, [data], [train], [model]
+first_stage/       of a two-stage run: the frozen first stage, as it was when the run began
 config.json        the model's name and configuration      } what `limner.load` reads,
 model.safetensors  the weights to sample with (averaged)   } and what is pushed to a hub
 state/N.pt         everything needed to go on after N images
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from limner.data.settings import DataConfig
     from limner.model import Model
 
-SETTINGS, STATS = "run.toml", "stats.jsonl"
+SETTINGS, STATS, FIRST_STAGE = "run.toml", "stats.jsonl", "first_stage"
 
 
 class RunFolder:
@@ -55,8 +56,16 @@ class RunFolder:
         """Whether a run has been begun here."""
         return (self.path / SETTINGS).is_file()
 
-    def create(self, name: str, preset: str, data: DataConfig, train: TrainConfig, model: Any) -> None:
-        """Begin a run: make the folders and write the settings."""
+    def create(
+        self,
+        name: str,
+        preset: str,
+        data: DataConfig,
+        train: TrainConfig,
+        model: Any,
+        first_stage: Path | None = None,
+    ) -> None:
+        """Begin a run: make the folders, write the settings, and keep a copy of the first stage if there is one."""
         try:
             for part in ("state", "samples"):
                 (self.path / part).mkdir(parents=True, exist_ok=True)
@@ -64,7 +73,16 @@ class RunFolder:
             raise UserError(
                 f"the run folder '{self.path}' cannot be made: {error.strerror or error}; choose another --out"
             ) from None
-        write_atomically(self.path / SETTINGS, to_toml(name, preset, data, train, model))
+        if first_stage is not None and first_stage != self.first_stage:
+            (self.path / FIRST_STAGE).mkdir(exist_ok=True)
+            for file in (hub.WEIGHTS, hub.CONFIG):
+                write_atomically(self.path / FIRST_STAGE / file, (first_stage / file).read_bytes())
+        write_atomically(self.path / SETTINGS, to_toml(name, preset, data, train, model, first_stage))
+
+    @property
+    def first_stage(self) -> Path | None:
+        """Where the run keeps its first stage; None if it has none."""
+        return self.path / FIRST_STAGE if (self.path / FIRST_STAGE / hub.CONFIG).is_file() else None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -125,9 +143,11 @@ class RunFolder:
         return lines
 
 
-def to_toml(name: str, preset: str, data: Any, train: Any, model: Any) -> str:
+def to_toml(name: str, preset: str, data: Any, train: Any, model: Any, first_stage: Path | None = None) -> str:
     """All settings of a run as TOML. Settings that are None (TOML has no null) are left out: None is their default."""
     document: dict[str, Any] = {"limner": __version__, "model_name": name, "preset": preset}
+    if first_stage is not None:
+        document["first_stage"] = str(first_stage)
     for table, values in (("data", data), ("train", train), ("model", model)):
         document[table] = _plain(dataclasses.asdict(values))
     return tomli_w.dumps(document)

@@ -10,23 +10,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from limner import capabilities, card, hub
+from limner import card, hub
 from limner.config import from_mapping
 from limner.data import open_data
 from limner.data.dataset import Dataset
 from limner.data.grid import save_grid
 from limner.data.settings import DataConfig
 from limner.errors import UserError
+from limner.files import sha256
 from limner.training import checkpoint
 from limner.training.events import Events, Sink, StatsFile, TensorBoard, for_person
 from limner.training.folder import STATS, RunFolder
+from limner.training.grid import picture
 from limner.training.loop import Trainer
 from limner.training.plan import Plan, defaults, replace
 from limner.training.ranks import Ranks
 from limner.training.settings import TrainConfig
-
-GRID = 64
-"""Samples in a training grid."""
 
 
 def train(
@@ -37,6 +36,7 @@ def train(
     out: str | Path | None = None,
     seed: int | None = None,
     preset: str | None = None,
+    first_stage: str | Path | None = None,
     device: str | None = None,
     config: Mapping[str, Any] | None = None,
     quiet: bool = False,
@@ -51,6 +51,7 @@ def train(
         out: the run folder, `runs/MODEL-DATA` by default. A run that stands there with the same settings is continued.
         seed: of initial weights, order and noise.
         preset: name of one of the model's presets; by default the one nearest to the images' size.
+        first_stage: folder of a trained run whose codes are modelled instead of pixels (see `limner.staged`).
         device: "auto", "cpu", "cuda" ...
         config: changes to the model's configuration, such as `{"width": 64}`.
         quiet: print nothing.
@@ -68,13 +69,15 @@ def train(
     source = data if isinstance(data, DataConfig) else from_mapping(DataConfig, {"data": str(data)}, where="data")
     source = replace(source, of_data, where="data settings")
     dataset = open_data(source, split="train")
-    chosen, base, model_config = defaults(model, dataset, preset)
+    first = None if first_stage is None else Path(first_stage)
+    chosen, base, model_config = defaults(model, dataset, preset, first)
     plan = Plan(
         model,
         chosen,
         source,
         replace(base, of_train, where="training settings"),
         replace(model_config, config or {}, where=f"model '{model}'"),
+        first,
     )
     return start(plan, out, dataset=dataset, quiet=quiet)
 
@@ -87,17 +90,20 @@ def start(
     if folder.exists:
         _same(folder, plan)
     # Everything that can be refused is refused before anything is written.
-    dataset = dataset or open_data(plan.data, split="train")
+    dataset = plan.prepare(dataset or open_data(plan.data, split="train"))
     model = plan.build()
     ranks = Ranks()
     if ranks.first:
-        folder.create(plan.name, plan.preset, plan.data, plan.train, plan.model)
+        folder.create(plan.name, plan.preset, plan.data, plan.train, plan.model, plan.first_stage)
     return _go(folder, model, dataset, plan.train, ranks, quiet)
 
 
 def default_folder(plan: Plan) -> Path:
     """Where a run goes that was not told where."""
-    return Path("runs") / f"{plan.name}-{Path(plan.data.data).stem}"
+    data = Path(plan.data.data).stem
+    return Path("runs") / (
+        f"{plan.name}-{data}" if plan.first_stage is None else f"{plan.first_stage.name}-{plan.name}"
+    )
 
 
 def resume(out: str | Path, *, images: int | None = None, device: str | None = None, quiet: bool = False) -> RunFolder:
@@ -109,11 +115,12 @@ def resume(out: str | Path, *, images: int | None = None, device: str | None = N
     folder = RunFolder(out)
     changes = {key: value for key, value in (("images", images), ("device", device)) if value is not None}
     settings = replace(folder.train_config, changes, where="resume")
-    plan = Plan(folder.name, folder.settings.get("preset", ""), folder.data_config, settings, folder.model_config)
+    preset = folder.settings.get("preset", "")
+    plan = Plan(folder.name, preset, folder.data_config, settings, folder.model_config, folder.first_stage)
     ranks = Ranks()
-    dataset, model = open_data(plan.data, split="train"), plan.build()
+    dataset, model = plan.prepare(open_data(plan.data, split="train")), plan.build()
     if changes and ranks.first:
-        folder.create(plan.name, plan.preset, plan.data, plan.train, plan.model)
+        folder.create(plan.name, plan.preset, plan.data, plan.train, plan.model, plan.first_stage)
     return _go(folder, model, dataset, settings, ranks, quiet)
 
 
@@ -159,29 +166,16 @@ def _save_weights(trainer: Trainer) -> None:
 
 
 def _draw_grid(trainer: Trainer) -> Any:
-    """A picture of samples from fixed noise; of reconstructions for a model that cannot sample. Returns the samples, if they are."""
+    """A picture of what the model can do (`limner.training.grid`). Returns the samples, if it draws some."""
     assert trainer.folder is not None
-    model = trainer.model
-    n = min(GRID, len(trainer.data))
-    if isinstance(model, capabilities.Samples):
-        labels = _cycle_labels(model, n)
-        images = model.sample(n, generator=list(range(n)), **({"label": labels} if labels is not None else {}))
-    elif isinstance(model, capabilities.Reconstructs):
-        images = model.reconstruct(trainer.data.batch(range(n), trainer.device)["image"])
-    else:
+    drawn = picture(trainer.model, trainer.data, trainer.device)
+    if drawn is None:
         return None
     path = trainer.folder.path / "samples" / f"{trainer.clock.images:09d}.png"
-    save_grid(images, path)
-    card.write(trainer.folder.path, model, trainer.folder.name)
+    save_grid(drawn.images, path, drawn.columns)
+    card.write(trainer.folder.path, trainer.model, trainer.folder.name)
     trainer.events.grid(path, trainer.clock.images)
-    return images if isinstance(model, capabilities.Samples) else None
-
-
-def _cycle_labels(model: Any, n: int):
-    import torch
-
-    classes = getattr(model.config, "classes", 0)
-    return torch.arange(n, device=model.device) % classes if classes else None
+    return drawn.images if drawn.samples else None
 
 
 def _introduction(folder: RunFolder, trainer: Trainer, data: Dataset) -> list[str]:
@@ -205,6 +199,9 @@ def _same(folder: RunFolder, plan: Plan) -> None:
     before = {"data": folder.data_config, "train": folder.train_config, "model": folder.model_config}
     if folder.name != plan.name:
         raise UserError(f"'{folder.path}' holds a run of '{folder.name}', not '{plan.name}'; choose another --out")
+    stages = [None if path is None else sha256(path / hub.WEIGHTS) for path in (folder.first_stage, plan.first_stage)]
+    if stages[0] != stages[1]:
+        raise UserError(f"'{folder.path}' holds a run with another first stage (or none); choose another --out")
     for table, old in before.items():
         new = getattr(plan, table)
         for f in dataclasses.fields(old):

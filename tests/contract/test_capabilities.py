@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from contract.conftest import can, digits, trainer
+from contract.conftest import can, images_of, trainer
 from limner import capabilities
 
 
@@ -17,12 +17,12 @@ def model(name):
 
 
 @pytest.fixture
-def images():
-    return digits("test").batch(range(6))["image"]
+def images(name):
+    return images_of(name, 6)
 
 
 def test_can_do_something(model):
-    assert {"sample", "reconstruct", "score"} & set(capabilities.of(model))
+    assert {"sample", "reconstruct", "score", "translate"} & set(capabilities.of(model))
     assert capabilities.of(model) == capabilities.of(type(model)), (
         "a capability that only instances have is not in the catalogue"
     )
@@ -80,3 +80,47 @@ def test_encodes_decodes_and_reconstructs(model, images):
     if can(model, "denoise"):
         clean = model.denoise(images, torch.full((6,), 0.5))
         assert clean.shape == images.shape
+
+
+def test_restores_translates_and_tokenizes(model, images):
+    if can(model, "restore"):
+        assert model.restore(images).shape == images.shape
+        assert model.restore(images).abs().max() <= 1 + 1e-4
+    if can(model, "translate"):
+        for target in ("A", "B"):
+            painted = model.translate(images, target=target)
+            assert painted.shape == images.shape
+            assert torch.allclose(model.translate(images[1:2], target=target)[0], painted[1], atol=1e-4)
+    if can(model, "tokenize"):
+        codes = model.tokenize(images)
+        assert len(codes) == len(model.codebooks) == len(model.code_shapes)
+        for part, size, shape in zip(codes, model.codebooks, model.code_shapes, strict=True):
+            assert part.dtype == torch.int64
+            assert part.shape == (6, *shape)
+            assert 0 <= int(part.min()) <= int(part.max()) < size
+        assert torch.allclose(model.detokenize(codes), model.reconstruct(images), atol=1e-5)
+
+
+def test_predicts_what_it_samples_from(model):
+    """The dialogue's distributions are the likelihood's: their log-probabilities add up to log p of what was sent."""
+    if not can(model, "predict"):
+        pytest.skip("gives no distributions")
+    levels, shape = model.config.levels, model.image_shape
+    torch.manual_seed(0)
+    order = [(i, j, c) for i in range(shape[1]) for j in range(shape[2]) for c in range(shape[0])]
+    chosen = torch.randint(0, levels, (2, len(order)))
+    dialogue = model.predict(2)
+    logits = next(dialogue)
+    total = torch.zeros(2, dtype=torch.float64)
+    for step in range(len(order)):
+        assert logits.shape == (2, levels)
+        assert logits.dtype == torch.float64
+        total += torch.log_softmax(logits, 1).gather(1, chosen[:, step, None])[:, 0].cpu()
+        try:
+            logits = dialogue.send(chosen[:, step])
+        except StopIteration:
+            assert step == len(order) - 1
+    image = torch.empty(2, *shape)
+    for step, (i, j, c) in enumerate(order):
+        image[:, c, i, j] = 2 * chosen[:, step] / (levels - 1) - 1
+    assert torch.allclose(model.log_prob(image).double().cpu(), total, rtol=1e-4)

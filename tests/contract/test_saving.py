@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from contract.conftest import can, digits, plan, trainer
+from contract.conftest import can, images_of, plan, trainer
 from limner import hub
 from limner.training.run import resume, start
 
@@ -76,7 +76,7 @@ def test_saved_and_loaded_are_equal(name, tmp_path):
             assert flat(other.state_dict()) == flat(model.state_dict())
         if can(model, "sample"):
             assert torch.equal(loaded.sample(2, generator=5), model.sample(2, generator=5))
-        image = digits("test").batch(range(4))["image"]
+        image = images_of(name, 4)
         if can(model, "reconstruct"):
             assert torch.equal(loaded.reconstruct(image), model.reconstruct(image))
     card = (tmp_path / "README.md").read_text()

@@ -2,11 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import limner as library
 import toy_runs
-from limner.edit.interpolate import has_gaussian_prior, interpolate, linear, spherical
+from limner.data.grid import save_grid
+from limner.edit.interpolate import has_gaussian_prior, interpolate, interpolations, linear, spherical
 from limner.edit.projection import project
 from limner.errors import UserError
 
@@ -47,13 +51,52 @@ def test_a_model_that_encodes_walks_between_images_and_one_that_does_not_between
     assert walk.images.shape == (3, 5, 1, 8, 8)
     torch.testing.assert_close(walk.images[:, 0], pca.reconstruct(x[:3]).clamp(-1, 1))
     torch.testing.assert_close(walk.images[:, -1], pca.reconstruct(x[3:]).clamp(-1, 1))
-    assert walk.how == "linear walk between codes of two held-out images"
+    assert walk.how == "linear walk between codes of two images"
 
     gaussian = toy_runs.fitted("gaussian")
     walk = interpolate(gaussian, images=x, pairs=2, steps=3, generator=4)
     z = gaussian.latents(4, generator=4)
     torch.testing.assert_close(walk.images[:, 0], gaussian.decode(z[:2]).clamp(-1, 1))
     assert walk.how == "spherical walk between two latents drawn from the prior"
+
+
+def test_the_walk_can_be_chosen_and_the_ends_of_a_model_without_encoder_are_searched_for():
+    x = toy_runs.digits()[1].batch(range(2))["image"]
+    pca = toy_runs.fitted("projector", rank=20)
+    z = pca.encode(x)
+    for name, walk in (("linear", linear), ("spherical", spherical)):
+        made = interpolate(pca, images=x, steps=3, walk=name)
+        middle = walk(z[:1], z[1:], torch.tensor([0.5]))[:, 0]
+        torch.testing.assert_close(made.images[:, 1], pca.decode(middle).clamp(-1, 1))
+        assert made.how.startswith(name)
+    gaussian = toy_runs.fitted("gaussian", rank=20)
+    made = interpolate(gaussian, images=x, search=True, steps=2)
+    # The same subspace: what is found is as near to the images as their projections on it.
+    torch.testing.assert_close(made.images[0], pca.reconstruct(x).clamp(-1, 1), atol=0.1, rtol=0)
+    assert made.how == "spherical walk between two latents found by latent search"
+    with pytest.raises(UserError, match="two ends"):
+        interpolate(pca, images=x, steps=1)
+
+
+def test_interpolate_verb_between_files(limner, vae_run, tmp_path):
+    test = library.open_data("digits", split="test")
+    for i in range(4):
+        Image.fromarray(test.images[i, ..., 0]).save(tmp_path / f"{i}.png")
+    done = limner("interpolate", vae_run, "--walk", "linear", "--from", "0.png", "1.png", "--to", "2.png", "3.png",
+                  "--steps", 3, "--out", "walk.png")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "linear walk between codes of two images" in done.stdout
+    model = library.load(vae_run)
+    x = test.batch(range(4))["image"]
+    with torch.no_grad():
+        expected = linear(model.encode(x[:2]), model.encode(x[2:]), torch.tensor([0.0, 0.5, 1.0]))
+        save_grid(model.decode(expected.flatten(0, 1)), tmp_path / "expected.png", columns=3)
+    a, b = (np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("walk.png", "expected.png"))
+    assert abs(a - b).max() <= 3  # a file has 256 levels, the digits 17 that these are rounded to
+    with pytest.raises(UserError, match="--from has 1 images and --to 0"):
+        interpolations(str(vae_run), start=["0.png"])
+    with pytest.raises(UserError, match=r"there is no image 'nothing\.png'"):
+        interpolations(str(vae_run), start=["nothing.png"], end=["nothing.png"])
 
 
 def test_gaussian_priors_are_told_from_others():

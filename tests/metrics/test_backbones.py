@@ -12,7 +12,7 @@ from limner.metrics import backbones
 from limner.metrics.backbones import SOURCES, backbone
 from limner.metrics.features import describe
 from limner.metrics.networks import IMAGENET_MEAN, IMAGENET_STD, Preparation
-from limner.metrics.weights import in_package, read_state_dict
+from limner.nn.weights import in_package, read_state_dict
 from metrics.peers import torchvision
 
 HASHES = {"mobilenet-v2": "9bbd13c68d35", "efficientnet-lite0": "ae52377cae7a"}

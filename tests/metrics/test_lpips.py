@@ -10,10 +10,11 @@ from PIL import Image, ImageFilter
 from sklearn.datasets import load_sample_images
 
 from limner.errors import UserError
-from limner.metrics import lpips as module
-from limner.metrics.lpips import LPIPS, load, lpips
-from limner.metrics.vgg import LAYERS
-from limner.metrics.weights import in_package, read_arrays
+from limner.losses import perceptual as module
+from limner.losses.perceptual import load
+from limner.metrics.lpips import LPIPS, lpips
+from limner.nn.vgg import LAYERS
+from limner.nn.weights import in_package, read_arrays
 from metrics.peers import peer, torchvision
 
 NETS = ["vgg", "alex"]

@@ -7,10 +7,12 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from limner.capabilities import Predicts
 from limner.errors import UserError
-from limner.losses.logistic import discretized_logistic_mixture_log_prob, levels_of, values_of
+from limner.losses.logistic import discretized_logistic_mixture_log_prob, invert_categorical, levels_of, values_of
 from limner.model import Clock
 from limner.models.autoregressive.pixelcnn import Config, PixelCNN
+from limner.noise import SampleNoise, seeds
 
 OUTPUTS = ["categorical", "logistic_mixture"]
 
@@ -172,6 +174,128 @@ def test_training_learns_the_classes():
     assert bits == pytest.approx(-0.9 * math.log2(0.9) - 0.1 * math.log2(0.1), abs=0.05)
 
 
+# ------------------------------------------------------------------------------------------------------------- codes
+
+
+def given(model, n, seed=0):
+    """Labels and coarser codes for a model that needs them."""
+    c, g = model.config, torch.Generator().manual_seed(seed)
+    made = {}
+    if c.classes:
+        made["label"] = torch.randint(c.classes, (n,), generator=g)
+    if c.condition_levels:
+        shape = (n, c.condition_size, c.condition_size)
+        made["condition"] = torch.randint(c.condition_levels, shape, generator=g)
+    return made
+
+
+CODES = {"unordered": True, "embedding": 6}
+COARSER = {"condition_levels": 3, "condition_size": 2}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_embedded_code_sees_all_that_is_before_it_and_nothing_else(channels):
+    model = build(0, 0.2, channels=channels, levels=4, width=24, head=24, size=4, **CODES, **COARSER)
+    embedded = []
+    model.network.embed.register_forward_hook(lambda module, inputs, output: embedded.append(output))
+    params = model.network(random_images(model, 8), None, given(model, 8)["condition"])
+    order = list(itertools.product(range(4), range(4), range(channels)))
+    weights = torch.linspace(0.5, 1.5, 4, dtype=torch.float64)[:, None]
+    for t, (i, j, colour) in enumerate(order):
+        out = (params[:, 4 * colour : 4 * colour + 4, i, j] * weights.T).sum()
+        (gradient,) = torch.autograd.grad(out, embedded[0], retain_graph=True)  # (B, H, W, C, E)
+        found = {tuple(place) for place in gradient.abs().sum((0, 4)).nonzero().tolist()}
+        assert found == set(order[:t]), f"row {i}, column {j}, colour {colour}"
+
+
+def test_codes_have_no_order_and_grey_levels_have():
+    order = torch.tensor([2, 0, 3, 1])
+    for unordered in (True, False):
+        model = build(levels=4, **({**CODES, "unordered": unordered}))
+        image = random_images(model, 3)
+        before = model.bits_per_dim(image)
+        with torch.no_grad():
+            if unordered:
+                model.network.embed.weight[order] = model.network.embed.weight.clone()
+            for values in (model.network.output.weight, model.network.output.bias):
+                values[order] = values.clone()
+        relabelled = values_of(order[levels_of(image, 4).long()].double(), 4)
+        assert torch.allclose(model.bits_per_dim(relabelled), before, atol=1e-9) == unordered
+
+
+def test_joint_given_coarser_codes_sums_to_one_and_they_change_it():
+    model = build(levels=2, size=2, classes=2, condition_levels=3, condition_size=1, **CODES)
+    images = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4))).reshape(16, 1, 2, 2).double()
+    joints = []
+    for label, code in itertools.product(range(2), range(3)):
+        labels, condition = torch.full((16,), label), torch.full((16, 1, 1), code)
+        with torch.no_grad():
+            joints.append(model.log_prob(images, label=labels, condition=condition).exp())
+        assert joints[-1].sum().item() == pytest.approx(1, abs=1e-10)
+    for a, b in itertools.combinations(joints, 2):
+        assert (a - b).abs().sum() > 1e-3
+
+
+def test_a_coarser_code_is_heard_at_its_own_place_first():
+    # Without the convolutions that look round the map, code (0, 1) of a 2x2 map is a bias of the top right quarter alone.
+    model = build(levels=4, size=4, layers=1, **COARSER)
+    context = model.network.context
+    context.refine = torch.nn.Identity()
+    condition = given(model, 1)["condition"]
+    other = condition.clone()
+    other[0, 0, 1] = (other[0, 0, 1] + 1) % 3
+    difference = (context(condition) - context(other)).abs().sum((0, 1)) > 0
+    assert difference.nonzero().tolist() == [[0, 2], [0, 3], [1, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_cached_sampling_of_codes_equals_naive_sampling(channels):
+    model = build(channels=channels, levels=64, classes=2, size=6, scale=0.3, **CODES, **COARSER).float()
+    extra = given(model, 4)
+    cached = model.sample(4, generator=3, **extra)
+    assert torch.equal(cached, model.sample(4, generator=3, cached=False, **extra))
+    assert len(cached.unique()) > 30
+    one = {key: value[2:3] for key, value in extra.items()}
+    assert torch.equal(model.sample(1, generator=seeds(3, 4)[2:3], **one)[0], cached[2])
+    assert torch.equal(model.complete(cached, 3, generator=3, **extra), cached)
+
+
+@pytest.mark.parametrize(
+    ("output", "codes"), [("categorical", False), ("categorical", True), ("logistic_mixture", False)]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_predict_says_is_the_likelihood(channels, output, codes):
+    kind = {**CODES, **COARSER, "classes": 2} if codes else {}
+    model = build(channels=channels, output=output, levels=6, size=4, scale=0.3, **kind)
+    assert isinstance(model, Predicts)
+    extra, image = given(model, 3), random_images(model, 3)
+    dialogue, choice = model.predict(3, **extra), None
+    nats = torch.zeros(3, dtype=torch.float64)
+    for value in levels_of(image, 6).long().permute(0, 2, 3, 1).flatten(1).unbind(1):
+        logits = dialogue.send(choice)
+        assert logits.dtype == torch.float64
+        assert logits.shape == (3, 6)
+        if output == "logistic_mixture":  # these are normalised already
+            assert logits.logsumexp(1).abs().max() < 1e-12
+        nats += logits.log_softmax(1).gather(1, value[:, None])[:, 0]
+        choice = value
+    with pytest.raises(StopIteration):
+        dialogue.send(choice)
+    with torch.no_grad():
+        torch.testing.assert_close(nats, model.log_prob(image, **extra), rtol=0, atol=1e-10)
+
+
+def test_answering_predict_with_draws_is_sampling():
+    model = build(channels=3, levels=16, size=4).float()
+    uniforms = SampleNoise(3, 9).uniform(4, 4, 4)[..., :3].flatten(1)
+    dialogue, choice, drawn = model.predict(3), None, []
+    for u in uniforms.unbind(1):
+        choice = invert_categorical(dialogue.send(choice), u)
+        drawn.append(choice)
+    image = values_of(torch.stack(drawn, 1).view(3, 4, 4, 3).double(), 16).permute(0, 3, 1, 2).float()
+    assert torch.equal(image, model.sample(3, generator=9))
+
+
 @pytest.mark.slow
 def test_digits_are_modelled_far_better_than_by_a_histogram_for_each_pixel():
     torch.manual_seed(0)
@@ -213,3 +337,12 @@ def test_what_cannot_work_is_refused_with_the_reason():
         conditional.bits_per_dim(torch.ones(1, 1, 5, 5))
     with pytest.raises(UserError, match="temperature"):
         plain.sample(1, temperature=0.0)
+    with pytest.raises(UserError, match="--output categorical"):
+        PixelCNN(Config(unordered=True, output="logistic_mixture"))
+    with pytest.raises(UserError, match="--condition-size"):
+        PixelCNN(Config(condition_size=4))
+    coarser = build(levels=4, **CODES, **COARSER)
+    with pytest.raises(UserError, match="needs `condition`"):
+        coarser.sample(2)
+    with pytest.raises(UserError, match="between 0 and 2"):
+        coarser.sample(1, condition=torch.full((1, 2, 2), 3))

@@ -38,6 +38,7 @@ from torch.optim import Adam, Optimizer
 
 from limner.config import ImageConfig, NonNegative, NonNegativeFloat, Positive, PositiveFloat, config
 from limner.errors import UserError
+from limner.losses.gaussian import discretized_gaussian_log_prob, kl_to_standard_normal, normal_log_density
 from limner.losses.logistic import (
     couple,
     discretized_logistic_mixture_log_prob,
@@ -83,32 +84,6 @@ class Config(ImageConfig):
     """Learning rate of Adam."""
 
 
-def kl_to_standard_normal(mu: Tensor, log_sigma: Tensor) -> Tensor:
-    """KL(N(mu, diag exp(log_sigma)^2) || N(0, I)) in nats, (B, D) each -> (B,). Kingma & Welling 2014, appendix B."""
-    return 0.5 * (mu.square() + torch.exp(2 * log_sigma) - 1 - 2 * log_sigma).sum(dim=1)
-
-
-def normal_log_density(x: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
-    """log N(x; mean, exp(log_sigma)^2), elementwise, in nats."""
-    return -0.5 * ((x - mean) * torch.exp(-log_sigma)).square() - log_sigma - 0.5 * math.log(2 * math.pi)
-
-
-def discretized_gaussian_log_prob(x: Tensor, mean: Tensor, log_sigma: Tensor, levels: int = 256) -> Tensor:
-    """Log-mass, in nats, of N(mean, exp(log_sigma)^2) in the bin of each grey level of x, elementwise.
-
-    The bin of level k reaches half a level to both sides, the first and last to infinity, so the masses sum to 1.
-    """
-    k, half = levels_of(x, levels), 1 / (levels - 1)
-    inf = torch.full_like(mean, math.inf)
-    upper = torch.where(k < levels - 1, (values_of(k, levels) + half - mean) * torch.exp(-log_sigma), inf)
-    lower = torch.where(k > 0, (values_of(k, levels) - half - mean) * torch.exp(-log_sigma), -inf)
-    # Phi(upper) - Phi(lower) = Phi(-lower) - Phi(-upper): use the side where both are small, lest they cancel.
-    flip = lower + upper > 0
-    lower, upper = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
-    log_upper, log_lower = torch.special.log_ndtr(upper.double()), torch.special.log_ndtr(lower.double())
-    return (log_upper + torch.log(-torch.expm1(log_lower - log_upper))).to(x.dtype)
-
-
 TRAIN = {"batch": 64, "warmup": 10_000, "schedule": "cosine", "clip": 1.0, "ema_halflife": 10_000}
 
 
@@ -130,21 +105,23 @@ class VAE(Model):
     autocast = True
     likelihood: Literal["exact", "bound"] = "bound"
 
-    def __init__(self, config: Config | None = None):
+    def __init__(self, config: Config | None = None, *, gives: int = 0, takes: int = 0):
+        """The encoder gives `gives` numbers and the decoder takes `takes`: by default 2 * latent and latent."""
         super().__init__(config)
         c = self.config
+        gives, takes = gives or 2 * c.latent, takes or c.latent
         if c.likelihood == "discretized_logistic":
             outputs = mixture_channels(c.channels, c.mixtures)
         else:
             outputs = c.channels
         if c.network == "mlp":
             sizes, pixels = [c.channels * c.size**2, *c.hidden], c.size**2
-            self.encoder: nn.Module = nn.Sequential(nn.Flatten(), mlp([*sizes, 2 * c.latent]))
+            self.encoder: nn.Module = nn.Sequential(nn.Flatten(), mlp([*sizes, gives]))
             unflatten = nn.Unflatten(1, (outputs, c.size, c.size))
-            self.decoder: nn.Module = nn.Sequential(mlp([c.latent, *c.hidden[::-1], outputs * pixels]), unflatten)
+            self.decoder: nn.Module = nn.Sequential(mlp([takes, *c.hidden[::-1], outputs * pixels]), unflatten)
         else:
-            self.encoder = ConvEncoder(c.channels, c.size, c.width, 2 * c.latent, blocks=c.blocks)
-            self.decoder = ConvDecoder(c.latent, outputs, c.size, c.width, blocks=c.blocks)
+            self.encoder = ConvEncoder(c.channels, c.size, c.width, gives, blocks=c.blocks)
+            self.decoder = ConvDecoder(takes, outputs, c.size, c.width, blocks=c.blocks)
         if c.likelihood == "gaussian":
             log_sigma = torch.tensor(math.log(c.sigma or 0.5))
             self.log_sigma = nn.Parameter(log_sigma, requires_grad=c.sigma == 0)
@@ -154,19 +131,27 @@ class VAE(Model):
         return {"vae": Adam(trainable, lr=self.config.lr, fused=True)}
 
     def train_step(self, batch: Batch, clock: Clock) -> Iterator[Update]:
-        x = batch["image"]
-        mu, log_sigma = self.posterior(x)
-        z = mu + torch.exp(log_sigma) * torch.randn_like(mu)
-        reconstruction = -self.log_likelihood(x, self.decoder(z).to(x.dtype)).mean()
-        kl = kl_to_standard_normal(mu, log_sigma).mean()
+        reconstruction, kl = self.terms(batch)
         bits = 1 / (math.log(2) * math.prod(self.image_shape))
         log = {"reconstruction": bits * reconstruction.detach(), "kl": bits * kl.detach()}
         yield Update("vae", bits * (reconstruction + self.config.beta * kl), log)
 
-    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation of q(z|x), (B, latent) each, of images (B, C, H, W) in [-1, 1]."""
-        mu, log_sigma = self.encoder(x).to(x.dtype).chunk(2, dim=1)
+    def terms(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """E -log p(x|z), with one z for each image, and the KL term; in nats, means over the batch, with gradients."""
+        x, label = batch["image"], batch.get("label")
+        mu, log_sigma = self.posterior(x, label=label)
+        z = mu + torch.exp(log_sigma) * torch.randn_like(mu)
+        params = self.decoder(self.code(z, label)).to(x.dtype)
+        return -self.log_likelihood(x, params).mean(), kl_to_standard_normal(mu, log_sigma).mean()
+
+    def posterior(self, image: Tensor, *, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of q(z|x), (B, latent) each, of images (B, C, H, W) in [-1, 1]. Ignores `label`."""
+        mu, log_sigma = self.encoder(image).to(image.dtype).chunk(2, dim=1)
         return mu, log_sigma
+
+    def code(self, z: Tensor, label: Tensor | None) -> Tensor:
+        """What the decoder is given for z (B, latent): z itself, whatever the label."""
+        return z
 
     def log_likelihood(self, x: Tensor, params: Tensor) -> Tensor:
         """(B,) log p(x|z) in nats, as trained, where `params` (B, P, H, W) is the decoder's output for z."""
@@ -196,17 +181,17 @@ class VAE(Model):
     # --- Scoring ---
 
     @torch.no_grad()
-    def elbo(self, image: Tensor, *, generator: Seed = 0, samples: int = 1) -> Tensor:
+    def elbo(self, image: Tensor, *, label: Tensor | None = None, generator: Seed = 0, samples: int = 1) -> Tensor:
         """(B,) ELBO in nats, with the analytic KL and the mean of log p(x|z) over `samples` draws of z for each image."""
-        mu, log_sigma = self.posterior(image)
-        _, log_mass = self._posterior_draws(image, mu, log_sigma, samples, generator)
+        mu, log_sigma = self.posterior(image, label=label)
+        _, log_mass = self._posterior_draws(image, label, mu, log_sigma, samples, generator)
         return log_mass.mean(dim=1) - kl_to_standard_normal(mu, log_sigma)
 
     @torch.no_grad()
-    def iwae(self, image: Tensor, *, generator: Seed = 0, samples: int = 100) -> Tensor:
+    def iwae(self, image: Tensor, *, label: Tensor | None = None, generator: Seed = 0, samples: int = 100) -> Tensor:
         """(B,) IWAE_k in nats, k = `samples` (Burda et al. 2016, equation 8): rises with k, in expectation, to log p(x)."""
-        mu, log_sigma = self.posterior(image)
-        z, log_mass = self._posterior_draws(image, mu, log_sigma, samples, generator)
+        mu, log_sigma = self.posterior(image, label=label)
+        z, log_mass = self._posterior_draws(image, label, mu, log_sigma, samples, generator)
         log_prior = normal_log_density(z, torch.zeros_like(z), torch.zeros_like(z)).sum(-1)
         log_q = normal_log_density(z, mu[:, None], log_sigma[:, None]).sum(-1)
         return torch.logsumexp(log_mass + log_prior - log_q, dim=1) - math.log(samples)
@@ -222,18 +207,18 @@ class VAE(Model):
             UserError: the likelihood gives no probability to such images (see `log_mass`).
         """
         if samples > 1:
-            nats = self.iwae(image, generator=generator, samples=samples)
+            nats = self.iwae(image, label=label, generator=generator, samples=samples)
         else:
-            nats = self.elbo(image, generator=generator)
+            nats = self.elbo(image, label=label, generator=generator)
         return -nats / (math.log(2) * math.prod(self.image_shape))
 
     def _posterior_draws(
-        self, x: Tensor, mu: Tensor, log_sigma: Tensor, samples: int, generator: Seed
+        self, x: Tensor, label: Tensor | None, mu: Tensor, log_sigma: Tensor, samples: int, generator: Seed
     ) -> tuple[Tensor, Tensor]:
         """z (B, samples, latent) from q(z|x), and log p(x|z) of each, (B, samples)."""
         noise = SampleNoise(len(x), generator, x.device).normal(samples, mu.shape[1]).to(mu.dtype)
         z = mu[:, None] + torch.exp(log_sigma)[:, None] * noise
-        each, log_mass = z.flatten(0, 1), []
+        each, log_mass = self.code(z.flatten(0, 1), None if label is None else label.repeat_interleave(samples)), []
         for start in range(0, len(each), DECODED_AT_ONCE):
             part = torch.arange(start, min(start + DECODED_AT_ONCE, len(each)), device=x.device)
             log_mass.append(self.log_mass(x[part // samples], self.decoder(each[part])))
@@ -258,7 +243,11 @@ class VAE(Model):
 
     def latents(self, n: int, *, generator: Seed = 0) -> Tensor:
         """n draws (n, latent) of the prior N(0, I)."""
-        return SampleNoise(n, generator, self.device).normal(self.config.latent)
+        return self.prior(SampleNoise(n, generator, self.device), None)
+
+    def prior(self, noise: SampleNoise, label: Tensor | int | None) -> Tensor:
+        """Draws (n, latent) of the prior, whatever the label."""
+        return noise.normal(self.config.latent)
 
     @torch.no_grad()
     def sample(self, n: int, *, label: Tensor | int | None = None, generator: Seed = 0, pixels: bool = False) -> Tensor:
@@ -267,7 +256,7 @@ class VAE(Model):
         With `pixels` the image is drawn from p(x|z): a true, noisier sample of the model. Knows no labels: `label` is ignored.
         """
         c, noise = self.config, SampleNoise(n, generator, self.device)
-        z = noise.normal(c.latent)
+        z = self.prior(noise, label)
         if not pixels:
             return self.decode(z)
         params = self.decoder(z)

@@ -17,13 +17,17 @@ Deviations: `output = "logistic_mixture"` takes the output distribution of Pixel
 the means does R -> G -> B in place of masked features; `"categorical"` is the paper's softmax over the grey levels. The first
 layer also sees where the image is darkest (many images have a background of exactly that level) and ones, so that padding is
 not mistaken for mid-grey. The gate's sigmoid is sigmoid(2b). Horizontal features of the first layer have no residual.
+
+As a prior over the codes of an autoencoder (van den Oord et al. 2017; Razavi et al. 2019) the "image" is the map of codes, code
+k of L being the value 2k / (L - 1) - 1. Codes have no order: with `unordered` the first layer sees a learned vector for each in
+place of its number. Where a coarser map is known, it adds a bias V * s for each place to the gates of every layer (section 2.3).
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import ClassVar, Literal
 
 import torch
@@ -34,14 +38,23 @@ from torch.optim import Optimizer
 from limner.config import Fraction, ImageConfig, NonNegative, Positive, PositiveFloat, config
 from limner.errors import UserError
 from limner.losses.logistic import (
+    couple,
+    discretized_logistic_log_prob,
     discretized_logistic_mixture_log_prob,
     invert_categorical,
     levels_of,
     mixture_channels,
     sample_discretized_logistic_mixture,
+    split_mixture,
     values_of,
 )
 from limner.model import Batch, Clock, Model, Preset, Update
+from limner.models.autoregressive.conditioning import (
+    CodeContext,
+    check_condition_fields,
+    checked_condition,
+    checked_label,
+)
 from limner.nn.masked import GatedCache, GatedLayer, MaskedConv2d, channel_groups, channel_mask
 from limner.noise import SampleNoise, Seed
 
@@ -58,6 +71,14 @@ class Config(ImageConfig):
     """Distribution of a pixel: a mixture of discretised logistics (PixelCNN++), or a softmax over the grey levels."""
     components: Positive = 10
     """Components of the logistic mixture."""
+    unordered: bool = False
+    """Values are codes without an order: the network sees an embedding of each, not its number (categorical output only)."""
+    embedding: Positive = 32
+    """Features of the embedding of a code, where `unordered`."""
+    condition_levels: NonNegative = 0
+    """Codes of a coarser map that is given with each image; 0 for none."""
+    condition_size: NonNegative = 0
+    """Height and width of that map."""
     width: Positive = 32
     """Features of each of the two stacks."""
     layers: Positive = 8
@@ -82,14 +103,17 @@ class PixelCNNNetwork(nn.Module):
         c = config
         # With a softmax each colour has its own features; a mixture predicts the pixel as a whole, so there is one group.
         self.groups = c.channels if c.output == "categorical" else 1
+        self.levels = c.levels
         colours = channel_groups(c.channels, self.groups)
-        in_groups = torch.cat(
-            [colours, colours, torch.tensor([self.groups])]
-        )  # the ones are of no use at the pixel itself
+        seen = colours.repeat_interleave(c.embedding) if c.unordered else colours.repeat(2)
+        in_groups = torch.cat([seen, torch.tensor([self.groups])])  # the ones are of no use at the pixel itself
         outputs = c.channels * c.levels if c.output == "categorical" else mixture_channels(c.channels, c.components)
-        self.first = GatedLayer(len(in_groups), c.width, c.first_kernel, self.groups, c.classes, in_groups)
+        self.embed = nn.Embedding(c.channels * c.levels, c.embedding) if c.unordered else None
+        self.context = CodeContext(c.condition_levels, c.size, c.width) if c.condition_levels else None
+        context = c.width if c.condition_levels else 0
+        self.first = GatedLayer(len(in_groups), c.width, c.first_kernel, self.groups, c.classes, in_groups, context)
         self.layers = nn.ModuleList(
-            GatedLayer(c.width, c.width, c.kernel, self.groups, c.classes) for _ in range(c.layers)
+            GatedLayer(c.width, c.width, c.kernel, self.groups, c.classes, context=context) for _ in range(c.layers)
         )
         self.dropout = nn.Dropout(c.dropout)
         groups = [channel_groups(n, self.groups) for n in (c.width, c.head, outputs)]
@@ -110,20 +134,27 @@ class PixelCNNNetwork(nn.Module):
         means.copy_(torch.linspace(-1, 1, k + 2)[1:-1].repeat_interleave(c.channels))
         log_scales.fill_(-math.log(k))
 
-    @staticmethod
-    def features(image: Tensor) -> Tensor:
-        """What the first layer sees, (B, 2C + 1, ...): the image (B, C, ...), where it is darkest, and ones."""
-        return torch.cat([image, (image == -1).to(image.dtype), torch.ones_like(image[:, :1])], dim=1)
+    def features(self, image: Tensor) -> Tensor:
+        """What the first layer sees of (B, C, ...): the image, where it is darkest, and ones: (B, 2C + 1, ...); of codes
+        without an order the embedding of each, and ones: (B, C embedding + 1, ...)."""
+        ones = torch.ones_like(image[:, :1])
+        if self.embed is None:
+            return torch.cat([image, (image == -1).to(image.dtype), ones], dim=1)
+        codes = levels_of(image, self.levels).long()
+        first = self.levels * torch.arange(codes.shape[1], device=codes.device)  # each channel has its own codes
+        embedded = self.embed(codes.movedim(1, -1) + first).flatten(-2).movedim(-1, 1)
+        return torch.cat([embedded, ones.to(embedded.dtype)], dim=1)
 
     def head(self, h: Tensor) -> Tensor:
         return self.output(F.relu(self.hidden(F.relu(h))))
 
-    def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, image: Tensor, label: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """(B, C, H, W) in [-1, 1] to (B, P, H, W): logits (colour by colour), or parameters of the mixture."""
         x = self.features(image).contiguous(memory_format=torch.channels_last)
-        v, h = self.first(x, x, label)
+        context = None if self.context is None else self.context(condition)
+        v, h = self.first(x, x, label, context)
         for layer in self.layers:
-            v, h = layer(self.dropout(v), self.dropout(h), label)
+            v, h = layer(self.dropout(v), self.dropout(h), label, context)
         return self.head(h)
 
 
@@ -146,31 +177,34 @@ class PixelCNN(Model):
             raise UserError("--levels must be at least 2")
         if c.output == "categorical" and min(c.width, c.head) < c.channels:
             raise UserError(f"--width and --head must be at least {c.channels}, a feature for each colour channel")
+        if c.unordered and c.output != "categorical":
+            raise UserError("--unordered: codes without an order need --output categorical")
+        check_condition_fields(c.condition_levels, c.condition_size)
         self.network = PixelCNNNetwork(c)
 
     @property
     def inputs(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("image", "label") if self.config.classes else ("image",)
+        c = self.config
+        return ("image", *["label"] * bool(c.classes), *["condition"] * bool(c.condition_levels))
 
     def optimizers(self) -> dict[str, Optimizer]:
         return {"pixelcnn": torch.optim.Adam(self.network.parameters(), lr=self.config.lr, fused=True)}
 
     def train_step(self, batch: Batch, clock: Clock) -> Iterator[Update]:
         image = batch["image"]
-        log_prob = self.log_prob(image, label=batch.get("label") if self.config.classes else None)
+        log_prob = self.log_prob(image, **{key: batch[key] for key in self.inputs[1:]})
         bits = -log_prob.mean() / (math.log(2) * image[0].numel())
         yield Update("pixelcnn", bits, {"bits_per_dim": bits.detach()})
 
-    def log_prob(self, image: Tensor, *, label: Tensor | None = None) -> Tensor:
+    def log_prob(self, image: Tensor, *, label: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """(B,) exact log-likelihood in nats of images (B, C, H, W) on the grid of `config.levels` in [-1, 1].
 
         Raises:
-            UserError: the model has classes and no label (B,) is given, or the other way round.
+            UserError: the model has classes and no label (B,) is given, or the other way round; and so for `condition`,
+                (B, condition_size, condition_size) int64.
         """
         c = self.config
-        if c.classes and label is None:
-            raise UserError("this PixelCNN is class-conditional: an image has a likelihood only with its label")
-        params = self.network(image, self._labels(label, len(image)))
+        params = self.network(image, *self._given(label, condition, len(image)))
         params = params.to(torch.promote_types(params.dtype, torch.float32))  # out of bfloat16 autocast
         if c.output == "logistic_mixture":
             return discretized_logistic_mixture_log_prob(image, params, c.levels).sum(dim=(1, 2))
@@ -181,9 +215,11 @@ class PixelCNN(Model):
         return -losses.unflatten(0, (len(image), -1)).sum(dim=1)
 
     @torch.no_grad()
-    def bits_per_dim(self, image: Tensor, *, label: Tensor | None = None, generator: Seed = 0) -> Tensor:
+    def bits_per_dim(
+        self, image: Tensor, *, label: Tensor | None = None, condition: Tensor | None = None, generator: Seed = 0
+    ) -> Tensor:
         """(B,) exact bits per dimension: -log2 p(image) / (C H W). Nothing is random: `generator` is not used."""
-        return -self.log_prob(image, label=label) / (math.log(2) * image[0].numel())
+        return -self.log_prob(image, label=label, condition=condition) / (math.log(2) * image[0].numel())
 
     # ------------------------------------------------------------------------------------------------------ sampling
 
@@ -193,6 +229,7 @@ class PixelCNN(Model):
         n: int,
         *,
         label: Tensor | int | None = None,
+        condition: Tensor | None = None,
         generator: Seed = 0,
         temperature: float = 1.0,
         cached: bool = True,
@@ -201,16 +238,17 @@ class PixelCNN(Model):
 
         Args:
             label: an int for all, or (n,) int64; a class-conditional model without one draws a class for each image.
+            condition: (n, condition_size, condition_size) int64, for a model that is conditioned on coarser codes.
             generator: see `limner.noise`.
             temperature: below 1 for likelier, plainer images; 1 samples the model.
             cached: keep the features of the pixels drawn so far. False runs the whole network for every pixel, many times
                 slower, to the same images: both compute in float64, where rounding does not change a grey level.
 
         Raises:
-            UserError: a label out of range, or for a model without classes; a temperature that is not positive.
+            UserError: a label or condition out of range, or for a model without; a temperature that is not positive.
         """
         image = torch.zeros(n, *self.image_shape)
-        return self._draw(image, 0, label, generator, temperature, cached)
+        return self._draw(image, 0, label, condition, generator, temperature, cached)
 
     @torch.no_grad()
     def complete(
@@ -219,6 +257,7 @@ class PixelCNN(Model):
         rows: int,
         *,
         label: Tensor | int | None = None,
+        condition: Tensor | None = None,
         generator: Seed = 0,
         temperature: float = 1.0,
     ) -> Tensor:
@@ -232,25 +271,57 @@ class PixelCNN(Model):
             raise UserError(
                 f"{rows} rows of {shape} images: the model has images of {'x'.join(map(str, self.image_shape))}"
             )
-        return self._draw(image, rows, label, generator, temperature, cached=True)
+        return self._draw(image, rows, label, condition, generator, temperature, cached=True)
+
+    @torch.no_grad()
+    def predict(
+        self, n: int, *, label: Tensor | int | None = None, condition: Tensor | None = None
+    ) -> Generator[Tensor, Tensor, None]:
+        """A dialogue that draws n images value by value, see `limner.capabilities.Predicts`.
+
+        Yields the log-probabilities (n, levels), up to a constant for each image, of the next value, in raster order and R, G,
+        B at a pixel; is sent the values chosen, (n,) int64. The walk is that of `sample`.
+
+        Raises:
+            UserError: as `log_prob`.
+        """
+        c = self.config
+        given = self._given(label, condition, n)
+        network = copy.deepcopy(self.network).to(self._exact).eval()
+        image = torch.zeros(n, *self.image_shape, dtype=self._exact, device=self.device)
+        for i, j, colour, params in self._cached_params(network, image, 0, *given):
+            pixel = image[:, :, i, j]
+            if c.output == "categorical":
+                choice = yield params.unflatten(1, (c.channels, c.levels))[:, colour]
+                pixel[:, colour] = values_of(choice.to(pixel), c.levels)
+                continue
+            for channel in range(c.channels):
+                choice = yield mixture_logits(params, pixel, channel, c.levels)
+                pixel[:, channel] = values_of(choice.to(pixel), c.levels)
 
     def _draw(
-        self, image: Tensor, rows: int, label: Tensor | int | None, generator: Seed, temperature: float, cached: bool
+        self,
+        image: Tensor,
+        rows: int,
+        label: Tensor | int | None,
+        condition: Tensor | None,
+        generator: Seed,
+        temperature: float,
+        cached: bool,
     ) -> Tensor:
         if not temperature > 0:
             raise UserError(f"the temperature must be positive, not {temperature}")
         c, n, device = self.config, len(image), self.device
-        dtype = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
         noise = SampleNoise(n, generator, device)
         uniforms = noise.uniform(c.size, c.size, c.channels + 1)  # all drawn first: a pixel's noise is its own
         if c.classes and label is None:
             label = noise.integers(c.classes)
-        labels = self._labels(label, n)
-        network = copy.deepcopy(self.network).to(dtype).eval()
-        image = values_of(levels_of(image.to(device, dtype), c.levels), c.levels)  # float32 values are rounded
+        given = self._given(label, condition, n)
+        network = copy.deepcopy(self.network).to(self._exact).eval()
+        image = values_of(levels_of(image.to(device, self._exact), c.levels), c.levels)  # float32 values are rounded
         image[:, :, rows:] = 0
         walk = self._cached_params if cached else self._naive_params
-        for i, j, colour, params in walk(network, image, rows, labels):
+        for i, j, colour, params in walk(network, image, rows, *given):
             self.draw_pixel(image[:, :, i, j], params, uniforms[:, i, j], colour, temperature)
         return image.float()
 
@@ -270,21 +341,22 @@ class PixelCNN(Model):
 
     @staticmethod
     def _naive_params(
-        network: PixelCNNNetwork, image: Tensor, rows: int, label: Tensor | None
+        network: PixelCNNNetwork, image: Tensor, rows: int, label: Tensor | None, condition: Tensor | None
     ) -> Iterator[tuple[int, int, int, Tensor]]:
         """(i, j, colour, params (n, P)) in order, for pixels below the first `rows` rows, while `image` is filled in."""
         for i in range(rows, image.shape[2]):
             for j in range(image.shape[3]):
                 for colour in range(network.groups):
-                    yield i, j, colour, network(image, label)[:, :, i, j]
+                    yield i, j, colour, network(image, label, condition)[:, :, i, j]
 
     @staticmethod
     def _cached_params(
-        network: PixelCNNNetwork, image: Tensor, rows: int, label: Tensor | None
+        network: PixelCNNNetwork, image: Tensor, rows: int, label: Tensor | None, condition: Tensor | None
     ) -> Iterator[tuple[int, int, int, Tensor]]:
         """What `_naive_params` gives, each feature computed once."""
         n, _, height, width = image.shape
-        layers = [GatedCache(layer, n, width, label) for layer in (network.first, *network.layers)]
+        context = None if network.context is None else network.context(condition)
+        layers = [GatedCache(layer, n, width, label, context) for layer in (network.first, *network.layers)]
         hidden, output = (m.masked_weight[:, :, 0, 0] for m in (network.hidden, network.output))
         above = torch.zeros_like(network.features(image[:, :, 0]))  # the row above the first is padding
         for i in range(height):
@@ -301,16 +373,38 @@ class PixelCNN(Model):
                 layers[0].put(j, network.features(image[:, :, i, j]))
             above = network.features(image[:, :, i])
 
-    def _labels(self, label: Tensor | int | None, n: int) -> Tensor | None:
-        classes = self.config.classes
-        if label is None:
-            return None
-        if not classes:
-            raise UserError("this PixelCNN was trained without classes: leave the label out, or train one with classes")
-        labels = torch.as_tensor(label, device=self.device).expand(n).long()
-        if n and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            raise UserError(f"labels must be between 0 and {classes - 1}: the model has {classes} classes")
-        return labels
+    @property
+    def _exact(self) -> torch.dtype:
+        # In float64 rounding does not change a grey level; Apple's GPUs have none.
+        return torch.float32 if self.device.type == "mps" else torch.float64
+
+    def _given(
+        self, label: Tensor | int | None, condition: Tensor | None, n: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        c, device = self.config, self.device
+        if c.classes and label is None:
+            raise UserError("this PixelCNN is class-conditional: an image has a likelihood only with its label")
+        return (
+            checked_label(label, n, c.classes, device, model="PixelCNN"),
+            checked_condition(condition, n, c.condition_levels, c.condition_size, device),
+        )
+
+
+def mixture_logits(params: Tensor, pixel: Tensor, channel: int, levels: int) -> Tensor:
+    """(n, levels) log-probability of each grey level of a channel given the earlier channels of the pixel (n, C).
+
+    With w_m the weights of the mixture, P_m its components and x_c the earlier channels, the component being unknown:
+    P(k | x) = sum_m w_m prod_c P_m(x_c) P_m(k) / sum_m w_m prod_c P_m(x_c).
+    """
+    log_weights, means, log_scales, coefficients = split_mixture(params, pixel.shape[1], levels)  # (n, K), (n, K, C)
+    means = couple(means, coefficients, pixel)  # of `channel` and those before it: the later ones are not drawn yet
+    earlier = discretized_logistic_log_prob(
+        pixel[:, None, :channel], means[..., :channel], log_scales[..., :channel], levels
+    )
+    posterior = F.log_softmax(log_weights + earlier.sum(dim=2), dim=1)
+    grid = values_of(torch.arange(levels, device=params.device, dtype=params.dtype), levels)
+    each = discretized_logistic_log_prob(grid, means[..., channel, None], log_scales[..., channel, None], levels)
+    return torch.logsumexp(posterior[..., None] + each, dim=1)
 
 
 _TRAIN = {"schedule": "cosine", "clip": 1.0}
@@ -349,5 +443,12 @@ PixelCNN.PRESETS = {
             lr=5e-4,
         ),
         {**_TRAIN, "images": 3_000_000, "batch": 64, "warmup": 20_000, "ema_halflife": 50_000},
+    ),
+    # Prior over maps of 7x7 to 16x16 codes.
+    "codes": Preset(
+        8,
+        Config(size=8, levels=512, unordered=True, width=64, layers=5, first_kernel=5, head=128, dropout=0.1),
+        {**_TRAIN, "images": 200_000, "batch": 64, "warmup": 10_000, "ema_halflife": 10_000},
+        of="codes",
     ),
 }

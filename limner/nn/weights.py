@@ -6,6 +6,7 @@ or with `torch.load(weights_only=True)`, pickled NumPy arrays by an unpickler th
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections.abc import Mapping
 from importlib import metadata
@@ -110,3 +111,12 @@ def fill(module: nn.Module, state: Mapping[str, Any], path: str | Path) -> None:
         raise UserError(
             f"the weights in '{path}' are not of this network ({type(module).__name__}): {reason[:200]}"
         ) from None
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of a module's state: names, shapes, types and values."""
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,468 @@
+"""Anomaly detection: which images are unlike those that a model was trained on, and where in them that shows (lectures 001, 003).
+
+A score is a number for each image, larger for stranger ones. Each method asks for capabilities, never for a family; x is the
+image, z = f(x) its code, g(z) its reconstruction, d the number of its values:
+
+- `error`: |x - g(z)|^2 / d, the mean squared error of the reconstruction. An image that is simple is rebuilt well even by a model
+  that has never seen its like, so simple anomalies are missed.
+- `bits`: bits per dimension, -log2 p(x) / d, with the same weakness (Nalisnick et al. 2019).
+- `complexity`: bits per dimension less those of the image as a PNG file (Serrà et al. 2020, "Input Complexity and
+  Out-of-distribution Detection with Likelihood-based Generative Models", equation 3): what the model needs beyond what any
+  compressor needs.
+- `mahalanobis`: distance of z from the mean of the training codes, in units of their covariance (Lee et al. 2018, with one class).
+- `energy`: -log N(z; m, S) - log N(x; g(z), s^2 I) in bits per dimension, with m, S and s^2 of the training images: code and
+  residual weighed by what is usual for each, as probabilistic PCA does (Tipping & Bishop 1999) when f and g are linear.
+- `neighbours`: distance of z to the k-th nearest training code (Sun et al. 2022, "Out-of-Distribution Detection with Deep Nearest
+  Neighbors"); codes are whitened first, so distances are Mahalanobis's.
+- `local`: the same distance, relative to what it is for those neighbours themselves: a simplified local outlier factor (Breunig
+  et al. 2000; in this form Schubert et al. 2014, section 4.1), in the space of the whitened code and the logarithm of the
+  error. What is dense and sparse, rebuilt well and badly, is judged against the image's own surroundings.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from limner import capabilities
+from limner.capabilities import Encodes, Reconstructs, Scores
+from limner.data import open_data
+from limner.data.dataset import Dataset
+from limner.data.grid import to_uint8
+from limner.data.opening import class_index
+from limner.data.order import held_out_order
+from limner.data.settings import DataConfig
+from limner.errors import UserError
+from limner.files import write_atomically
+from limner.training.device import pick
+from limner.training.folder import RunFolder
+
+AT_ONCE = 250
+REFERENCE = 10_000
+"""Training images that others are compared with."""
+NEIGHBOUR = 20
+"""k: which of the nearest training images says how far away they are."""
+FLOOR = 1e-3
+"""Directions in which codes vary less than this share of the most variable one are stretched by whitening no further than that."""
+ERROR_WEIGHT = 3.0
+"""`local`: a standard deviation of the log error counts as this many of the code."""
+
+
+class Normal:
+    """How a model sees the images that it was trained on: what other images are held against. Worked out when first needed.
+
+    Args:
+        model: anything with the capabilities that the method asks for.
+        data: its training images; None for the methods that need none.
+        count: at most so many of them, chosen once for all.
+        k: which of the nearest codes counts.
+    """
+
+    def __init__(self, model: Any, data: Dataset | None = None, *, count: int = REFERENCE, k: int = NEIGHBOUR):
+        self.model, self.data, self.k = model, data, k
+        self.rows = held_out_order(len(data))[:count] if data is not None else np.empty(0, np.int64)
+
+    def code(self, x: Tensor) -> Tensor:
+        """f(x) as a vector, (B, D) float64."""
+        return self.model.encode(x).flatten(1).double()
+
+    def error(self, x: Tensor) -> Tensor:
+        """|x - g(f(x))|^2 / d, (B,) float64."""
+        return (x - self.model.reconstruct(x)).double().square().flatten(1).mean(1)
+
+    def of_training(self, what: Callable[[Tensor], Tensor]) -> Tensor:
+        """`what` of the training images, (N, ...)."""
+        if self.data is None:
+            raise UserError("this method compares with training images, and there are none")
+        with torch.no_grad():
+            return torch.cat([what(x) for x in batches(self.data, self.rows, self.model.device)])
+
+    @cached_property
+    def codes(self) -> Tensor:
+        """(N, D)."""
+        return self.of_training(self.code)
+
+    @cached_property
+    def errors(self) -> Tensor:
+        """(N,)."""
+        return self.of_training(self.error)
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """m, (D,)."""
+        return self.codes.mean(0)
+
+    @cached_property
+    def spectrum(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues (D,), not below the floor, and eigenvectors (D, D) of S, the covariance of the codes."""
+        values, vectors = torch.linalg.eigh(torch.cov(self.codes.T).reshape(len(self.mean), -1))
+        return values.clamp(min=FLOOR * float(values[-1]) + 1e-30), vectors
+
+    def whiten(self, code: Tensor) -> Tensor:
+        """S^(-1/2) (z - m), (B, D), in the axes of S."""
+        values, vectors = self.spectrum
+        return (code - self.mean) @ vectors / values.sqrt()
+
+    def place(self, x: Tensor) -> Tensor:
+        """(B, D + 1): the whitened code, and the standardised logarithm of the error times its weight. (B, D) without errors."""
+        z = self.whiten(self.code(x))
+        return torch.cat([z, self.strangeness(self.error(x))[:, None]], 1) if self.rebuilds else z
+
+    def strangeness(self, error: Tensor) -> Tensor:
+        """The logarithm of the error, standardised by the training images' and weighted."""
+        usual = torch.log(self.errors + 1e-12)
+        return ERROR_WEIGHT * (torch.log(error + 1e-12) - usual.mean()) / (usual.std() + 1e-12)
+
+    @cached_property
+    def rebuilds(self) -> bool:
+        """Whether there is a reconstruction to err: an exact inverse has none."""
+        return isinstance(self.model, Reconstructs) and float(self.errors.mean()) > 1e-8
+
+    @cached_property
+    def places(self) -> Tensor:
+        """(N, D + 1) or (N, D)."""
+        z = self.whiten(self.codes)
+        return torch.cat([z, self.strangeness(self.errors)[:, None]], 1) if self.rebuilds else z
+
+    @cached_property
+    def spacing(self) -> Tensor:
+        """(N,) the distance of each training image's place from its k-th nearest other one."""
+        return nearest(self.places, self.places, self.k + 1)[0][:, -1]  # the nearest is itself
+
+
+def nearest(a: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Distances and indices (A, k) of the k nearest rows of b (B, D) to each row of a (A, D), the nearest first."""
+    k = min(k, len(b))
+    a32, b32, squares = a.float(), b.float(), b.float().square().sum(1)
+    found = []
+    for part in a32.split(64):  # small pieces stay in the processor's cache
+        found.append(torch.addmm(squares[None], part, b32.T, alpha=-2).topk(k, dim=1, largest=False).indices)
+    index = torch.cat(found)
+    # The distances of those found are worked out anew: |a|^2 - 2ab + |b|^2 loses small ones to rounding.
+    distances = [(p[:, None] - b[i]).norm(dim=2) for p, i in zip(a.split(64), index.split(64), strict=True)]
+    return torch.cat(distances), index
+
+
+# --- The methods: each gives (B,) scores of images (B, C, H, W); `seeds` are for those that draw ---
+
+
+def _error(normal: Normal, x: Tensor, seeds: list[int]) -> Tensor:
+    return normal.error(x)
+
+
+def _bits(normal: Normal, x: Tensor, seeds: list[int]) -> Tensor:
+    return normal.model.bits_per_dim(x, generator=seeds).double()
+
+
+def _complexity(normal: Normal, x: Tensor, seeds: list[int]) -> Tensor:
+    return _bits(normal, x, seeds) - png_bits(x)
+
+
+def _mahalanobis(normal: Normal, x: Tensor, seeds: list[int]) -> Tensor:
+    return normal.whiten(normal.code(x)).norm(dim=1)
+
+
+def _energy(normal: Normal, x: Tensor, seeds: list[int]) -> Tensor:
+    values, variance, d = normal.spectrum[0], normal.errors.mean() + 1e-12, x[0].numel()
+    of_code = 0.5 * (normal.whiten(normal.code(x)).square() + torch.log(2 * math.pi * values)).sum(1)
+    of_residual = 0.5 * d * (normal.error(x) / variance + torch.log(2 * math.pi * variance))
+    return (of_code + of_residual) / (d * math.log(2))
+
+
+def _neighbours(normal: Normal, x: Tensor, seeds: list[int]) -> Tensor:
+    return nearest(normal.whiten(normal.code(x)), normal.whiten(normal.codes), normal.k)[0][:, -1]
+
+
+def _local(normal: Normal, x: Tensor, seeds: list[int]) -> Tensor:
+    distance, index = nearest(normal.place(x), normal.places, normal.k)
+    own, theirs = distance[:, -1], normal.spacing[index]  # (B,), (B, k)
+    return torch.log(own + 1e-12) - torch.log(theirs.mean(1) + 1e-12)
+
+
+class Method(NamedTuple):
+    """A way to score."""
+
+    score: Callable[[Normal, Tensor, list[int]], Tensor]
+    needs: tuple[type, ...]
+    trained_on: bool
+    """Whether it looks at training images."""
+    unit: str
+
+
+METHODS = {
+    "error": Method(_error, (Reconstructs,), False, "mean squared error"),
+    "bits": Method(_bits, (Scores,), False, "bits/dim"),
+    "complexity": Method(_complexity, (Scores,), False, "bits/dim above PNG"),
+    "mahalanobis": Method(_mahalanobis, (Encodes,), True, "standard deviations"),
+    "energy": Method(_energy, (Encodes, Reconstructs), True, "bits/dim"),
+    "neighbours": Method(_neighbours, (Encodes,), True, "distance of whitened codes"),
+    "local": Method(_local, (Encodes,), True, "log relative distance"),
+}
+
+
+def applicable(model: Any) -> list[str]:
+    """The methods for which the model has what they need."""
+    return [name for name, method in METHODS.items() if all(isinstance(model, need) for need in method.needs)]
+
+
+def choose(model: Any, method: str = "auto") -> str:
+    """The method called so. "auto": `local` where the code is smaller than the image, else `bits`, else `error`.
+
+    Raises:
+        UserError: there is no such method, or the model lacks what it needs, or what any needs.
+    """
+    can = applicable(model)
+    if method != "auto" and method not in METHODS:
+        raise UserError(f"--method {method}: choose auto, {', '.join(METHODS)}")
+    if not can:
+        raise UserError(
+            "this model neither reconstructs, scores nor encodes images, so it cannot tell strange ones; it can: "
+            + (", ".join(capabilities.of(model)) or "nothing but train")
+        )
+    if method == "auto":
+        small = isinstance(model, Encodes) and _code_size(model) < math.prod(model.image_shape)  # type: ignore[attr-defined]
+        return "local" if small else "bits" if "bits" in can else can[0]
+    if method not in can:
+        raise UserError(f"--method {method}: this model cannot do what that needs; choose {' or '.join(can)}")
+    return method
+
+
+@torch.no_grad()
+def _code_size(model: Any) -> int:
+    return model.encode(torch.zeros(1, *model.image_shape, device=model.device)).numel()
+
+
+@torch.no_grad()
+def score(normal: Normal, data: Dataset, method: str) -> np.ndarray:
+    """(N,) float64, how strange each image of the data is. Image i of the data gets noise of seed i where the method draws."""
+    rows = np.arange(len(data))
+    parts = np.array_split(rows, max(1, -(-len(rows) // AT_ONCE)))
+    images = batches(data, rows, normal.model.device)
+    found = [METHODS[method].score(normal, x, part.tolist()).cpu() for part, x in zip(parts, images, strict=True)]
+    return torch.cat(found).double().numpy()
+
+
+def batches(data: Dataset, rows: np.ndarray, device: torch.device) -> Iterator[Tensor]:
+    """The images (B, C, H, W) of these rows, some at once."""
+    for part in np.array_split(rows, max(1, -(-len(rows) // AT_ONCE))):
+        yield data.batch(part, device)["image"]
+
+
+def png_bits(image: Tensor) -> Tensor:
+    """(B,) bits per dimension of each image (B, C, H, W) as a PNG file at the highest compression, headers and all."""
+    sizes = []
+    for pixels in to_uint8(image):
+        file = io.BytesIO()
+        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, format="PNG", optimize=True)
+        sizes.append(8 * file.tell() / pixels.size)
+    return torch.tensor(sizes, dtype=torch.float64, device=image.device)
+
+
+# --- How well scores tell anomalies ---
+
+
+class Auroc(NamedTuple):
+    """Area under the receiver operating characteristic: the chance that an anomaly scores higher than a normal image."""
+
+    value: float
+    error: float
+    """Standard error (DeLong et al. 1988)."""
+    anomalous: int
+    normal: int
+
+
+def auroc(scores: np.ndarray, anomalous: np.ndarray) -> Auroc:
+    """AUROC of scores (N,), larger for anomalies, where `anomalous` (N,) bool says which those are. Ties count half.
+
+    The error is DeLong's, by midranks (Sun & Xu 2014): with V_i the share of normal images that anomaly i outscores and W_j the
+    share of anomalies that outscore normal image j, var = var(V) / m + var(W) / n.
+
+    Raises:
+        UserError: all images, or none, are anomalous.
+    """
+    a, b = scores[anomalous], scores[~anomalous]
+    m, n = len(a), len(b)
+    if not m or not n:
+        raise UserError(f"an AUROC needs anomalous and normal images; of {m + n} images {m} are anomalous")
+    ranks = midranks(scores)
+    v = (ranks[anomalous] - midranks(a)) / n  # (m,)
+    w = 1 - (ranks[~anomalous] - midranks(b)) / m  # (n,)
+    variance = (v.var(ddof=1) / m if m > 1 else 0.0) + (w.var(ddof=1) / n if n > 1 else 0.0)
+    return Auroc(float(v.mean()), float(variance**0.5), m, n)
+
+
+def midranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1; equal values share the mean of theirs."""
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = counts.cumsum()
+    return (last - (counts - 1) / 2)[which]
+
+
+# --- A run's anomalies ---
+
+
+@dataclass(frozen=True)
+class Anomalies:
+    """The images that were looked at, and how strange each is."""
+
+    data: Dataset
+    scores: np.ndarray
+    """(N,) float64, larger for stranger images."""
+    anomalous: np.ndarray | None
+    """(N,) bool, which ones are anomalies, where that is known."""
+    auroc: Auroc | None
+    method: str
+    protocol: str
+    model: Any
+
+    @property
+    def ranking(self) -> np.ndarray:
+        """Rows of `data`, the strangest first."""
+        return np.argsort(-self.scores, kind="stable")
+
+    def name(self, row: int) -> str:
+        """The file's name, or the number in its split."""
+        return self.data.names[row] if self.data.names else f"{self.data.split}/{row:05d}"
+
+    def label(self, row: int) -> str:
+        """The name of the image's class; "" where there are no classes."""
+        if self.data.labels is None or not self.data.class_names:
+            return ""
+        return self.data.class_names[int(self.data.labels[row])]
+
+    def to_csv(self) -> str:
+        """A line for each image, the strangest first: rank, name, label, anomalous (1, 0 or unknown), score."""
+        text = io.StringIO()
+        lines = csv.writer(text, lineterminator="\n")
+        lines.writerow(["rank", "name", "label", "anomalous", "score"])
+        for rank, row in enumerate(self.ranking, 1):
+            known = "" if self.anomalous is None else int(self.anomalous[row])
+            lines.writerow([rank, self.name(row), self.label(row), known, repr(float(self.scores[row]))])
+        return text.getvalue()
+
+    def to_json(self) -> str:
+        """The same, with how it was made and how well it tells anomalies."""
+        images = [
+            {"name": self.name(row), "label": self.label(row), "score": float(self.scores[row])} for row in self.ranking
+        ]
+        figures = None if self.auroc is None else self.auroc._asdict()
+        document = {"method": self.method, "protocol": self.protocol, "auroc": figures, "images": images}
+        return json.dumps(document, indent=1) + "\n"
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        first = ", ".join(f"{self.name(row)} ({self.label(row) or 'no label'})" for row in self.ranking[:3])
+        lines = [f"{self.method}: {self.protocol}", f"strangest: {first}"]
+        if self.auroc is not None:
+            a = self.auroc
+            lines.append(
+                f"AUROC {a.value:.4f} ± {a.error:.4f} ({a.anomalous:,} anomalies among {a.normal:,} normal images)"
+            )
+        return lines
+
+    def write(self, folder: Path, *, n: int = 12) -> list[Path]:
+        """`anomaly.csv`, `anomaly.json`, and `anomaly.png` with the n strangest and the n least strange images; their paths.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        from limner.edit.heat import Strip, picture
+
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"the folder '{folder}' cannot be made: {error.strerror or error}; choose another --out"
+            ) from None
+        order, strips = self.ranking, []
+        for title, rows in (("Strangest", order[:n]), ("Least strange", order[-n:][::-1].copy())):
+            words = [f"{self.label(row)[:14]} {self.scores[row]:.3g}".strip() for row in rows]
+            strips.append(Strip(f"{title} of {len(order):,} by {self.method}", self.data.batch(rows)["image"], words))
+        paths = [folder / f"anomaly.{kind}" for kind in ("csv", "json", "png")]
+        write_atomically(paths[0], self.to_csv())
+        write_atomically(paths[1], self.to_json())
+        picture(self.model, strips, paths[2])
+        return paths
+
+
+def detect(
+    run: str | Path,
+    images: str | None = None,
+    *,
+    method: str = "auto",
+    anomalous: Sequence[str] = (),
+    n: int | None = None,
+    reference: int = REFERENCE,
+    k: int = NEIGHBOUR,
+    device: str = "auto",
+) -> Anomalies:
+    """Score images by how unlike a run's training images they are.
+
+    Args:
+        run: the run folder.
+        images: a folder, a zip or a name; by default the run's test images, those of all classes.
+        method: one of `METHODS`, or "auto".
+        anomalous: the classes that are anomalies; by default those that the run was trained without.
+        n: at most so many images, chosen once for all.
+        reference: training images to compare with, for the methods that do.
+        k: which of the nearest of them says how far away they are.
+
+    Raises:
+        UserError: nothing is there, the model cannot, or there is no such method or class.
+    """
+    folder = RunFolder(run)
+    config = folder.data_config
+    model = folder.model(pick(device))
+    method = choose(model, method)
+    if images is None:
+        everything = dataclasses.replace(config, only=(), without=(), degrade=(), limit=None)
+        data = open_data(everything, split="test")
+    else:
+        channels, size = model.image_shape[:2]
+        given = DataConfig(images, size=size, channels=channels, test_fraction=0.0, duplicates="keep")  # type: ignore[arg-type]
+        data = open_data(given)
+    if n is not None and n < len(data):
+        data = data.subset(np.sort(held_out_order(len(data))[:n]))
+    which = _anomalous(data, config, anomalous)
+    train = open_data(dataclasses.replace(config, degrade=())) if METHODS[method].trained_on else None
+    normal = Normal(model, train, count=reference, k=k)
+    scores = score(normal, data, method)
+    known = which is not None and 0 < which.sum() < len(which)
+    protocol = f"{METHODS[method].unit}, {len(data):,} images of {data.name}"
+    if train is not None:
+        protocol += f", against {len(normal.rows):,} training images"
+        protocol += f", neighbour {k}" if method in ("neighbours", "local") else ""
+    return Anomalies(data, scores, which, auroc(scores, which) if known else None, method, protocol, model)  # type: ignore[arg-type]
+
+
+def _anomalous(data: Dataset, config: DataConfig, names: Sequence[str]) -> np.ndarray | None:
+    """(N,) bool: which images are of the classes `names`, or else of those that the run did not train on. None if unknown."""
+    if not (names or config.only or config.without):
+        return None
+    if data.labels is None or not data.class_names:
+        if names:
+            raise UserError(f"--anomalous: the images of '{data.name}' have no classes")
+        return None
+    flag, given = (
+        ("anomalous", names) if names else ("without", config.without) if config.without else ("only", config.only)
+    )
+    try:
+        classes = [class_index(name, data.class_names, flag=flag) for name in given]
+    except UserError:
+        if names:
+            raise
+        return None  # other images than the run's, with other classes
+    return np.isin(data.labels, classes) == (flag != "only")

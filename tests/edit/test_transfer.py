@@ -1,0 +1,155 @@
+"""Fine-tuning against from scratch: that each arm is what it says, and that few labels go farther with a trained encoder."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+import toy_runs
+from limner.edit import transfer
+from limner.errors import UserError
+from limner.models.autoencoders.ae import AE, Config
+
+TRAIN, TEST = toy_runs.digits()
+
+
+def images(data, rows=None):
+    return data.batch(range(len(data)) if rows is None else rows)["image"]
+
+
+def batch(count=50, seed=0):
+    rows = transfer.balanced(TRAIN.labels, count, seed)
+    return rows, images(TRAIN, rows), torch.from_numpy(TRAIN.labels[rows])
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A small autoencoder of the digits after a moment's training."""
+    torch.manual_seed(0)
+    model, x = AE(Config(size=8, network="mlp", latent=10, hidden=(128, 64))), images(TRAIN)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for step in range(400):
+        rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(step))[:128]
+        optimizer.zero_grad()
+        (model.decoder(model.encoder(x[rows])) - x[rows]).square().mean().backward()
+        optimizer.step()
+    return model.eval()
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_draws_are_balanced_and_repeatable():
+    for count in (10, 25, 100):
+        rows = transfer.balanced(TRAIN.labels, count, 3)
+        of_class = np.bincount(TRAIN.labels[rows], minlength=10)
+        assert len(set(rows)) == count
+        assert of_class.max() - of_class.min() <= 1
+        assert np.array_equal(rows, transfer.balanced(TRAIN.labels, count, 3))
+    assert not np.array_equal(rows, transfer.balanced(TRAIN.labels, 100, 4))
+    with pytest.raises(UserError, match="at least one for each of the 10"):
+        transfer.balanced(TRAIN.labels, 9, 0)
+    with pytest.raises(UserError, match="are needed"):
+        transfer.balanced(TRAIN.labels, 1430, 0)
+
+
+def test_the_probe_is_scikit_learn_s_logistic_regression_and_leaves_the_encoder_untouched(trained):
+    _, x, y = batch(100)
+    before = weights(trained)
+    classifier = transfer.CodeClassifier(trained, images(TRAIN)[:500], 10)
+    transfer.fit_layer(classifier, x, y)
+    assert same(before, weights(trained))
+    code = trained.encode(images(TRAIN)[:500]).detach().numpy()
+    standard = (trained.encode(x).detach().numpy() - code.mean(0)) / code.std(0, ddof=1)
+    peer = LogisticRegression(C=1.0, max_iter=2000, tol=1e-8).fit(standard, y.numpy())
+    expected = torch.from_numpy(peer.predict_proba(standard)).float()
+    torch.testing.assert_close(torch.softmax(classifier(x), 1), expected, atol=3e-3, rtol=0)
+
+
+def test_from_scratch_has_fresh_weights_and_fine_tuned_starts_from_the_trained_ones(trained):
+    new, other, twin = transfer.fresh(trained, 1), transfer.fresh(trained, 2), transfer.copy_of(trained)
+    assert same(weights(new), weights(transfer.fresh(trained, 1)))
+    for a, b in ((new, trained), (new, other)):
+        assert all(not torch.equal(p, q) for p, q in zip(a.encoder.parameters(), b.encoder.parameters(), strict=True))
+    assert same(weights(twin), weights(trained))
+    _, x, y = batch()
+    before = weights(trained)
+    classifier = transfer.CodeClassifier(twin, x, 10)
+    transfer.fine_tune(classifier, x, y, lr=1e-3)
+    assert same(before, weights(trained))  # the copy alone was trained
+    moved = {name for name, value in twin.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == {name for name, _ in twin.named_parameters() if name.startswith("encoder")}  # no decoder
+
+
+def test_training_is_repeatable_for_a_seed_and_leaves_the_random_numbers_of_others_alone(trained):
+    _, x, y = batch()
+
+    def layer(seed):
+        classifier = transfer.CodeClassifier(transfer.copy_of(trained), x, 10)
+        transfer.fit_layer(classifier, x, y)
+        transfer.fine_tune(classifier, x, y, lr=1e-3, seed=seed)
+        return classifier.layer.weight
+
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    first = layer(0)
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(first, layer(0))
+    assert not torch.equal(first, layer(1))
+
+
+def test_pretraining_pays_where_labels_are_few(trained, monkeypatch):
+    monkeypatch.setattr(transfer, "LEARNING_RATES", (1e-3, 3e-3))
+    result = transfer.compare(trained, TRAIN, TEST, labels=(20,), seeds=3)
+    frozen, tuned, scratch = (result.row(m, 20) for m in transfer.METHODS)
+    assert tuned.mean > scratch.mean + 0.03, result.lines()
+    assert frozen.mean > 0.5
+    assert frozen.lr is None
+    assert tuned.lr in (1e-3, 3e-3)
+    assert tuned.spread == pytest.approx(np.std(tuned.accuracies, ddof=1))
+    assert len(tuned.accuracies) == 3
+    again = transfer.compare(trained, TRAIN, TEST, labels=(20,), seeds=3)
+    assert [row.accuracies for row in again.rows] == [row.accuracies for row in result.rows]
+    gain = 100 * np.mean(np.subtract(tuned.accuracies, scratch.accuracies))
+    assert any(f"{gain:+.2f}" in line for line in result.lines())
+
+
+def test_what_cannot_be_fine_tuned_is_refused(trained):
+    x = images(TEST)[:10]
+    with pytest.raises(UserError, match="needs a model that encodes"):
+        transfer.compare(toy_runs.fitted("histogram"), TRAIN, TEST)
+    with pytest.raises(UserError, match="no weights that gradients reach"):
+        transfer.compare(toy_runs.fitted("projector"), TRAIN, TEST)
+    blind = copy.deepcopy(trained)
+    blind.encode = torch.no_grad()(blind.encode)
+    with pytest.raises(UserError, match="no weights that gradients reach"):
+        transfer.encoder_weights(transfer.CodeClassifier(blind, x, 10), x)
+    unlabelled = TRAIN.subset(np.arange(100))
+    unlabelled.labels = None
+    with pytest.raises(UserError, match="has no labels"):
+        transfer.compare(trained, unlabelled, TEST)
+
+
+def test_the_verb_prints_the_table(tmp_path, capsys, monkeypatch):
+    import json
+
+    from limner.cli.detecting import transfer as verb
+    from limner.training.run import train
+
+    monkeypatch.setattr(transfer, "STEPS", 10)
+    monkeypatch.setattr(transfer, "LEARNING_RATES", (1e-3,))
+    train("vae", data="digits", images=1280, out=tmp_path / "run", device="cpu", quiet=True)
+    verb(str(tmp_path / "run"), labels=(20,), seeds=2, device="cpu")
+    said = capsys.readouterr().out
+    assert "| 20 | fine-tuned |" in said
+    assert "points from scratch" in said
+    rows = json.loads((tmp_path / "run" / "transfer.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == list(transfer.METHODS)
+    assert len(rows[0]["accuracies"]) == 2
