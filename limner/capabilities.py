@@ -94,8 +94,15 @@ class Translates(Protocol):
 class Restores(Protocol):
     """Gives back the clean image behind a damaged one."""
 
+    any_size: bool
+    """Whether `restore` takes images of other heights and widths than those of training."""
+
     def restore(self, image: Tensor) -> Tensor:
         """(B, C, H, W), the images without the damage that the model was trained to undo."""
+        ...
+
+    def damage(self, image: Tensor) -> Tensor:
+        """(B, C, H, W), images damaged as in training, each the same way at every call; where the data bring no damaged ones."""
         ...
 
 

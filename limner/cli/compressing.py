@@ -126,19 +126,24 @@ def _print(out, report, total: int, originals, parameters: int, compare: bool) -
     if report.prior:
         print(f"  uniform codes would take {report.uniform_bits / 8:.1f} bytes")
     table = Table(box=box.SIMPLE_HEAD)
-    for column in ("", "bytes", "bits per pixel", "PSNR, dB", ""):
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for column in ("", "bytes", "bits/pixel", "PSNR, dB"):
+        table.add_column(column, justify="right" if column else "left")
 
     def row(name: str, coded: codecs.Coded) -> None:
         decibels = "lossless" if coded.psnr == float("inf") else f"{coded.psnr:.2f}"
-        table.add_row(name, str(coded.bytes), f"{8 * coded.bytes / pixels:.3f}", decibels, coded.note)
+        table.add_row(name, str(coded.bytes), f"{8 * coded.bytes / pixels:.3f}", decibels)
 
     row("limner, the whole file", codecs.Coded(total, quality))
+    lowest = False
     for together, how in ((False, "a file each"), (True, "one sheet")) if compare else ():
         for name, function in codecs.FORMATS.items():
             row(f"{name}, {how}", function(originals, together=together))
-        row(f"WebP lossy, {how}", codecs.webp_at(originals, quality, together=together))
+        lossy = codecs.webp_at(originals, quality, together=together)
+        lowest |= lossy.quality == 0
+        row(f"WebP quality {lossy.quality}, {how}", lossy)
     Console().print(table)
+    if lowest:
+        print("Quality 0 is WebP's lowest: it does not go down to the file's PSNR.")
     print(
         f"Not counted: the model ({parameters / 1e6:.2f} million weights), without which the file cannot be read. Originals are the "
         "images at the model's size."

@@ -16,11 +16,13 @@ def anomaly(
     images: Positional[str | None] = None,
     /,
     *,
-    method: Literal["auto", "error", "bits", "complexity", "mahalanobis", "energy", "neighbours", "local"] = "auto",
+    method: Literal[
+        "auto", "error", "bits", "complexity", "mahalanobis", "energy", "neighbours", "local", "turns", "combined"
+    ] = "auto",
     anomalous: UseAppendAction[tuple[str, ...]] = (),
     n: Count = None,
     reference: int = 10_000,
-    k: int = 20,
+    k: int = 50,
     show: int = 12,
     out: str | None = None,
     device: str = "auto",
@@ -32,8 +34,9 @@ def anomaly(
         images: a folder, a zip or the name of a data set; by default the run's test images, of all classes.
         method: error (of the reconstruction), bits (per dimension), complexity (bits above those of a PNG file), mahalanobis
             (of the code), energy (code and residual, weighed by what is usual), neighbours (how far the nearest training
-            codes are), local (the same, relative to how far apart those are); auto takes local where the code is smaller than
-            the image, else bits, else error.
+            codes are), local (the same, relative to how far apart those are), turns (distance in a code tuned to tell how
+            an image was turned; takes a training of its own) or combined (local and turns); auto takes local where the
+            code is smaller than the image, else bits, else error.
         anomalous: a class that counts as anomalous; may be given several times. By default those that the run was trained without.
         n: at most so many images.
         reference: training images to compare with.

@@ -15,8 +15,11 @@ image, z = f(x) its code, g(z) its reconstruction, d the number of its values:
 - `neighbours`: distance of z to the k-th nearest training code (Sun et al. 2022, "Out-of-Distribution Detection with Deep Nearest
   Neighbors"); codes are whitened first, so distances are Mahalanobis's.
 - `local`: the same distance, relative to what it is for those neighbours themselves: a simplified local outlier factor (Breunig
-  et al. 2000; in this form Schubert et al. 2014, section 4.1), in the space of the whitened code and the logarithm of the
-  error. What is dense and sparse, rebuilt well and badly, is judged against the image's own surroundings.
+  et al. 2000; in this form Schubert et al. 2014, section 4.1). What is dense and what is sparse are judged by their own measure.
+- `turns`: distance to the k-th nearest training image in the directions of another code, that of a copy of the encoder which was
+  tuned, without labels, to tell quarter turns (`limner.edit.turns`). It presumes images that have an up.
+- `combined`: -ln p(local) - ln p(turns), where p is the share of training images (each held against the others) that score
+  as high: Fisher's way to join tests, on the p-values of conformal prediction (Laxhammar & Falkman 2010).
 """
 
 from __future__ import annotations
@@ -45,6 +48,8 @@ from limner.data.grid import to_uint8
 from limner.data.opening import class_index
 from limner.data.order import held_out_order
 from limner.data.settings import DataConfig
+from limner.edit.transfer import CodeClassifier
+from limner.edit.turns import tuned_to_turns
 from limner.errors import UserError
 from limner.files import write_atomically
 from limner.training.device import pick
@@ -53,12 +58,10 @@ from limner.training.folder import RunFolder
 AT_ONCE = 250
 REFERENCE = 10_000
 """Training images that others are compared with."""
-NEIGHBOUR = 20
+NEIGHBOUR = 50
 """k: which of the nearest training images says how far away they are."""
 FLOOR = 1e-3
 """Directions in which codes vary less than this share of the most variable one are stretched by whitening no further than that."""
-ERROR_WEIGHT = 3.0
-"""`local`: a standard deviation of the log error counts as this many of the code."""
 
 
 class Normal:
@@ -116,31 +119,48 @@ class Normal:
         values, vectors = self.spectrum
         return (code - self.mean) @ vectors / values.sqrt()
 
-    def place(self, x: Tensor) -> Tensor:
-        """(B, D + 1): the whitened code, and the standardised logarithm of the error times its weight. (B, D) without errors."""
-        z = self.whiten(self.code(x))
-        return torch.cat([z, self.strangeness(self.error(x))[:, None]], 1) if self.rebuilds else z
-
-    def strangeness(self, error: Tensor) -> Tensor:
-        """The logarithm of the error, standardised by the training images' and weighted."""
-        usual = torch.log(self.errors + 1e-12)
-        return ERROR_WEIGHT * (torch.log(error + 1e-12) - usual.mean()) / (usual.std() + 1e-12)
+    @cached_property
+    def cloud(self) -> Cloud:
+        """The whitened training codes."""
+        return Cloud(self.whiten(self.codes), self.k)
 
     @cached_property
-    def rebuilds(self) -> bool:
-        """Whether there is a reconstruction to err: an exact inverse has none."""
-        return isinstance(self.model, Reconstructs) and float(self.errors.mean()) > 1e-8
+    def tuned(self) -> CodeClassifier:
+        """A copy of the encoder that tells quarter turns."""
+        if self.data is None:
+            raise UserError("this method trains on the training images, and there are none")
+        return tuned_to_turns(self.model, self.data)
+
+    def direction(self, x: Tensor) -> Tensor:
+        """The direction of the tuned code, (B, D) of length 1."""
+        return torch.nn.functional.normalize(self.tuned.features(x).double(), dim=1)
 
     @cached_property
-    def places(self) -> Tensor:
-        """(N, D + 1) or (N, D)."""
-        z = self.whiten(self.codes)
-        return torch.cat([z, self.strangeness(self.errors)[:, None]], 1) if self.rebuilds else z
+    def directions(self) -> Cloud:
+        """Those of the training images."""
+        return Cloud(self.of_training(self.direction), self.k)
+
+
+class Cloud:
+    """Points (N, D) among which others are placed."""
+
+    def __init__(self, points: Tensor, k: int):
+        self.points, self.k = points, min(k, len(points) - 1)
 
     @cached_property
-    def spacing(self) -> Tensor:
-        """(N,) the distance of each training image's place from its k-th nearest other one."""
-        return nearest(self.places, self.places, self.k + 1)[0][:, -1]  # the nearest is itself
+    def own(self) -> tuple[Tensor, Tensor]:
+        """Distances and indices (N, k) of each point's nearest others."""
+        distance, index = nearest(self.points, self.points, self.k + 1)
+        return distance[:, 1:], index[:, 1:]  # the nearest is the point itself
+
+    def distance(self, x: Tensor | None = None) -> Tensor:
+        """(B,) from x (B, D) to the k-th nearest point; None: of the points themselves, to the others."""
+        return (self.own if x is None else nearest(x, self.points, self.k))[0][:, -1]
+
+    def relative(self, x: Tensor | None = None) -> Tensor:
+        """(B,) the logarithm of that distance over its mean for the k nearest points themselves."""
+        distance, index = self.own if x is None else nearest(x, self.points, self.k)
+        return torch.log(distance[:, -1] + 1e-12) - torch.log(self.own[0][:, -1][index].mean(1) + 1e-12)
 
 
 def nearest(a: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -183,13 +203,26 @@ def _energy(normal: Normal, x: Tensor, seeds: list[int]) -> Tensor:
 
 
 def _neighbours(normal: Normal, x: Tensor, seeds: list[int]) -> Tensor:
-    return nearest(normal.whiten(normal.code(x)), normal.whiten(normal.codes), normal.k)[0][:, -1]
+    return normal.cloud.distance(normal.whiten(normal.code(x)))
 
 
 def _local(normal: Normal, x: Tensor, seeds: list[int]) -> Tensor:
-    distance, index = nearest(normal.place(x), normal.places, normal.k)
-    own, theirs = distance[:, -1], normal.spacing[index]  # (B,), (B, k)
-    return torch.log(own + 1e-12) - torch.log(theirs.mean(1) + 1e-12)
+    return normal.cloud.relative(normal.whiten(normal.code(x)))
+
+
+def _turns(normal: Normal, x: Tensor, seeds: list[int]) -> Tensor:
+    return normal.directions.distance(normal.direction(x))
+
+
+def _combined(normal: Normal, x: Tensor, seeds: list[int]) -> Tensor:
+    local = improbability(_local(normal, x, seeds), normal.cloud.relative())
+    return local + improbability(_turns(normal, x, seeds), normal.directions.distance())
+
+
+def improbability(scores: Tensor, usual: Tensor) -> Tensor:
+    """-ln p, p = (1 + how many of `usual` (N,) are at least the score) / (N + 1), of scores (B,)."""
+    below = torch.searchsorted(usual.sort().values, scores.contiguous())
+    return math.log(len(usual) + 1) - torch.log((1 + len(usual) - below).double())
 
 
 class Method(NamedTuple):
@@ -210,6 +243,8 @@ METHODS = {
     "energy": Method(_energy, (Encodes, Reconstructs), True, "bits/dim"),
     "neighbours": Method(_neighbours, (Encodes,), True, "distance of whitened codes"),
     "local": Method(_local, (Encodes,), True, "log relative distance"),
+    "turns": Method(_turns, (Encodes,), True, "distance of directions"),
+    "combined": Method(_combined, (Encodes,), True, "-ln p"),
 }
 
 
@@ -444,7 +479,7 @@ def detect(
     protocol = f"{METHODS[method].unit}, {len(data):,} images of {data.name}"
     if train is not None:
         protocol += f", against {len(normal.rows):,} training images"
-        protocol += f", neighbour {k}" if method in ("neighbours", "local") else ""
+        protocol += f", neighbour {k}" if method in ("neighbours", "local", "turns", "combined") else ""
     return Anomalies(data, scores, which, auroc(scores, which) if known else None, method, protocol, model)  # type: ignore[arg-type]
 
 

@@ -26,7 +26,8 @@ class Coded(NamedTuple):
     bytes: int
     psnr: float
     """dB, of all pixels together; infinite where nothing is lost."""
-    note: str = ""
+    quality: int | None = None
+    """That it was written with, of a lossy format."""
 
 
 def sheets(images: np.ndarray) -> list[np.ndarray]:
@@ -87,7 +88,7 @@ def webp_at(images: np.ndarray, decibels: float, *, together: bool = False) -> C
                 size += sum(map(len, files))
                 copies.append(np.stack([decode(file, images.shape[3]) for file in files]))
             found = psnr(torch.from_numpy(images), torch.from_numpy(_apart(copies, images, together)))
-            tried[quality] = Coded(size, found, f"quality {quality}" + ", the lowest" * (quality == 0))
+            tried[quality] = Coded(size, found, quality)
         return tried[quality]
 
     low, high = 0, 100

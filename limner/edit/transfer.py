@@ -1,21 +1,24 @@
 """Transfer: an encoder that was trained without labels, put to classifying with few of them (lecture 001).
 
-Three networks are compared, each a linear layer on the encoder's code, on the same labelled images:
+Three networks are compared, each a linear layer on the encoder's features, on the same labelled images:
 
 - *frozen*: the pretrained encoder as it is; the linear layer alone is fitted (a linear probe: logistic regression).
-- *fine-tuned*: the same, then encoder and layer are trained together. The layer is fitted before the encoder is touched, so that
-  a random layer's gradients do not spoil the code first (LP-FT: Kumar et al. 2022, "Fine-Tuning Can Distort Pretrained Features
-  and Underperform Out-of-Distribution", section 3.4).
+- *fine-tuned*: encoder and layer are trained together, from the pretrained weights.
 - *from scratch*: the same class and configuration with fresh weights, and from there on the same procedure to the letter.
 
-The code is standardised by the mean and deviation it has, at the start, over training images (without their labels), for all
-three. For the two that are trained, the learning rate is chosen from the same grid by cross-validation on the labelled images of
-the first seed, for each separately; the test images are used once, at the end.
+The features are what the encoder's last linear layer is given, as is usual when a network gets a new task: a bottleneck loses what
+classes are told by. Where the encoder does not end in a linear layer they are the code itself.
+
+The two that are trained each choose their recipe from the same six, by cross-validation on the labelled images of the first seed: a
+learning rate, and whether the new layer starts at random or as the probe on standardised features (LP-FT: Kumar et al. 2022,
+"Fine-Tuning Can Distort Pretrained Features and Underperform Out-of-Distribution", section 3.4). The test images are used
+once, at the end.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -38,7 +41,7 @@ from limner.noise import mix
 from limner.training.device import pick
 from limner.training.folder import RunFolder
 
-LEARNING_RATES = (3e-4, 1e-3, 3e-3)
+LEARNING_RATES, STARTS = (1e-4, 3e-4, 1e-3), ("probe", "random")
 """What cross-validation chooses from, for the fine-tuned and the fresh encoder alike."""
 FOLDS = 3
 STEPS, PASSES, BATCH = 150, 10, 32
@@ -52,7 +55,14 @@ Say = Callable[[str], None]
 
 
 class CodeClassifier(nn.Module):
-    """logits = W s(f(x)) + b: a linear layer on the standardised code f(x) of `model`. Gradients reach the encoder.
+    """logits = W s(f(x)) + b: a linear layer on what the encoder of `model` makes of x. Gradients reach the encoder.
+
+    Args:
+        model: anything that encodes.
+        images: those whose features' mean and deviation standardise the features.
+        classes: how many logits.
+        hidden: whether f(x) is what the encoder's last linear layer is given; else, and where it has none, the code.
+        standardise: whether s takes mean and deviation out; else it does nothing.
 
     Raises:
         UserError: the model does not encode.
@@ -61,21 +71,30 @@ class CodeClassifier(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, model: Model, images: Tensor, classes: int):
+    def __init__(self, model: Model, images: Tensor, classes: int, *, hidden: bool = False, standardise: bool = True):
         super().__init__()
         if not isinstance(model, Encodes):
             raise UserError("transfer needs a model that encodes; this one can: " + ", ".join(capabilities.of(model)))
         self.model = model
+        self._before: list[Tensor] = []
+        if hidden and (last := last_linear(model, images[:2])) is not None:
+            last.register_forward_pre_hook(lambda module, given: self._before.append(given[0]))
         code = self.codes(images)
-        self.register_buffer("mean", code.mean(0))
-        self.register_buffer("deviation", code.std(0).clamp(min=1e-6))
+        self.register_buffer("mean", code.mean(0) if standardise else torch.zeros_like(code[0]))
+        self.register_buffer("deviation", code.std(0).clamp(min=1e-6) if standardise else torch.ones_like(code[0]))
         self.layer = nn.utils.skip_init(nn.Linear, code.shape[1], classes, device=code.device)
         nn.init.zeros_(self.layer.weight)
         nn.init.zeros_(self.layer.bias)
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the standardised code (B, D)."""
-        return (self.model.encode(x).flatten(1).float() - self.mean) / self.deviation  # type: ignore[operator]
+        """(B, C, H, W) -> s(f(x)), (B, D)."""
+        return (self.raw(x) - self.mean) / self.deviation
+
+    def raw(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> f(x), (B, D)."""
+        self._before.clear()
+        code = self.model.encode(x)  # type: ignore[operator]
+        return (self._before.pop() if self._before else code).flatten(1).float()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> logits (B, classes)."""
@@ -83,8 +102,8 @@ class CodeClassifier(nn.Module):
 
     @torch.no_grad()
     def codes(self, images: Tensor) -> Tensor:
-        """The code (N, D) of many images, not standardised."""
-        return torch.cat([self.model.encode(x).flatten(1).float() for x in images.split(AT_ONCE)])  # type: ignore[operator]
+        """f(x) of many images, (N, D)."""
+        return torch.cat([self.raw(x) for x in images.split(AT_ONCE)])
 
     @torch.no_grad()
     def accuracy(self, data: Dataset, rows: np.ndarray) -> float:
@@ -97,6 +116,25 @@ class CodeClassifier(nn.Module):
         return right / len(rows)
 
 
+@torch.no_grad()
+def last_linear(model: Model, images: Tensor) -> nn.Linear | None:
+    """The linear layer whose output the code is (or begins: a mean before a deviation); None where no such layer is last."""
+    ran: list[tuple[nn.Linear, Tensor]] = []
+    hooks = [
+        module.register_forward_hook(lambda module, given, output: ran.append((module, output)))
+        for module in model.modules()
+        if isinstance(module, nn.Linear)
+    ]
+    code = model.encode(images).flatten(1)  # type: ignore[operator]
+    for hook in hooks:
+        hook.remove()
+    if not ran:
+        return None
+    layer, output = ran[-1]
+    output = output.flatten(1)[:, : code.shape[1]]
+    return layer if output.shape == code.shape and torch.equal(output.to(code), code) else None
+
+
 @dataclass(frozen=True)
 class Row:
     """One method's accuracies at one number of labels."""
@@ -105,8 +143,8 @@ class Row:
     method: str
     accuracies: tuple[float, ...]
     """On the test images, one for each seed; in [0, 1]."""
-    lr: float | None
-    """The learning rate that cross-validation chose; None where there is nothing to choose."""
+    recipe: tuple[str, float] | None
+    """How the layer starts and the learning rate, as cross-validation chose; None where there is nothing to choose."""
 
     @property
     def mean(self) -> float:
@@ -132,10 +170,10 @@ class Result:
 
     def lines(self) -> list[str]:
         """The table in words and numbers, as Markdown."""
-        head = ["labels", "network", "test accuracy, %", "seeds' deviation", "learning rate"]
+        head = ["labels", "network", "test accuracy, %", "seeds' deviation", "layer starts as, learning rate"]
         lines = ["| " + " | ".join(head) + " |", "|---|---|---|---|---|"]
         for row in self.rows:
-            rate = "" if row.lr is None else f"{row.lr:g}"
+            rate = "" if row.recipe is None else f"{row.recipe[0]}, {row.recipe[1]:g}"
             lines.append(f"| {row.labels} | {row.method} | {100 * row.mean:.2f} | {100 * row.spread:.2f} | {rate} |")
         for count in dict.fromkeys(row.labels for row in self.rows):
             gains = np.subtract(self.row("fine-tuned", count).accuracies, self.row("from scratch", count).accuracies)
@@ -202,20 +240,24 @@ def compare(
     unlabelled = train.batch(held_out_order(len(train))[:UNLABELLED], device)["image"]
     tested = held_out_order(len(test))[:n]
 
-    def trained(method: str, rows: np.ndarray, seed: int, lr: float | None) -> CodeClassifier:
-        start = fresh(model, mix(seed, 1)) if method == "from scratch" else copy_of(model)
-        classifier = CodeClassifier(start, unlabelled, classes)
+    def trained(method: str, rows: np.ndarray, seed: int, recipe: tuple[str, float] | None) -> CodeClassifier:
+        begin = fresh(model, mix(seed, 1)) if method == "from scratch" else copy_of(model)
+        probe = recipe is None or recipe[0] == "probe"
+        classifier = CodeClassifier(begin, unlabelled, classes, hidden=True, standardise=probe)
         batch = train.batch(rows, device)
-        fit_layer(classifier, batch["image"], batch["label"])
-        if lr is not None:
-            fine_tune(classifier, batch["image"], batch["label"], lr=lr, seed=mix(seed, 2))
+        if probe:
+            fit_layer(classifier, batch["image"], batch["label"])
+        else:
+            reset_layer(classifier, mix(seed, 3))
+        if recipe is not None:
+            fine_tune(classifier, batch["image"], batch["label"], lr=recipe[1], seed=mix(seed, 2))
         return classifier
 
-    def validated(method: str, rows: np.ndarray, lr: float) -> float:
+    def validated(method: str, rows: np.ndarray, recipe: tuple[str, float]) -> float:
         # Folds are balanced as the draw is: the k-th labelled image of each class is in fold k mod FOLDS.
         of_class = train.labels[rows]  # type: ignore[index]
         fold = np.array([(of_class[:i] == c).sum() for i, c in enumerate(of_class)]) % FOLDS
-        parts = ((trained(method, rows[fold != k], k, lr), rows[fold == k]) for k in range(min(FOLDS, fold.max() + 1)))
+        parts = ((trained(method, rows[fold != k], k, recipe), rows[fold == k]) for k in range(fold.max() + 1))
         return float(np.mean([classifier.accuracy(train, left_out) for classifier, left_out in parts]))
 
     encoder_weights(CodeClassifier(model, unlabelled, classes), unlabelled[:2])  # refuses before any work
@@ -223,22 +265,23 @@ def compare(
     for count in labels:
         draws = [balanced(train.labels, count, seed) for seed in range(seeds)]
         for method in METHODS:
-            lr = None
+            recipe = None
             if method != "frozen":
-                by_lr = {rate: validated(method, draws[0], rate) for rate in LEARNING_RATES}
-                lr = max(by_lr, key=by_lr.__getitem__)
+                by_recipe = {r: validated(method, draws[0], r) for r in itertools.product(STARTS, LEARNING_RATES)}
+                recipe = max(by_recipe, key=by_recipe.__getitem__)
             accuracies = []
             for seed, rows in enumerate(draws):
-                accuracies.append(trained(method, rows, seed, lr).accuracy(test, tested))
-            table.append(Row(count, method, tuple(accuracies), lr))
+                accuracies.append(trained(method, rows, seed, recipe).accuracy(test, tested))
+            table.append(Row(count, method, tuple(accuracies), recipe))
             say(f"{count} labels, {method}: {100 * table[-1].mean:.2f} %")
     protocol = (
         f"{len(tested)} test images of {test.name}; labelled training images balanced over {classes} classes, {seeds} seeds; "
-        f"learning rate by {FOLDS}-fold cross-validation on the first seed's labelled images"
+        f"recipe by {FOLDS}-fold cross-validation on the first seed's labelled images"
     )
     return Result(table, protocol)
 
 
+@torch.enable_grad()
 def fit_layer(classifier: CodeClassifier, images: Tensor, labels: Tensor) -> None:
     """Fit the linear layer alone, the encoder as it is: logistic regression with the prior W ~ N(0, I), by L-BFGS from zero."""
     classifier.eval()
@@ -258,6 +301,7 @@ def fit_layer(classifier: CodeClassifier, images: Tensor, labels: Tensor) -> Non
     solver.step(loss)  # type: ignore[arg-type]
 
 
+@torch.enable_grad()
 def fine_tune(classifier: CodeClassifier, images: Tensor, labels: Tensor, *, lr: float, seed: int = 0) -> None:
     """Train encoder and layer together by Adam on cross-entropy, the learning rate falling to zero along a half cosine.
     Repeatable for a seed.
@@ -297,6 +341,13 @@ def encoder_weights(classifier: CodeClassifier, images: Tensor) -> list[nn.Param
                 return reached
     name = type(classifier.model).__name__
     raise UserError(f"the encoder of {name} has no weights that gradients reach: it cannot be fine-tuned")
+
+
+def reset_layer(classifier: CodeClassifier, seed: int) -> None:
+    """Give the linear layer random weights, those of `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        classifier.layer.reset_parameters()
 
 
 def fresh(model: Model, seed: int) -> Model:

@@ -31,6 +31,7 @@ def turn(x: Tensor) -> tuple[Tensor, Tensor]:
     return turned, quarters
 
 
+@torch.enable_grad()
 def tuned_to_turns(model: Model, data: Dataset, *, seed: int = 0) -> CodeClassifier:
     """A copy of `model`, trained on `data` together with a linear layer on its code to tell the four turns.
 

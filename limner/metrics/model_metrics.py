@@ -155,6 +155,7 @@ METRICS = (
     Metric(
         name="codebook_perplexity",
         topic="codes",
+        noted=True,
         needs_model=True,
         title="Codebook perplexity",
         better="higher",
@@ -169,6 +170,7 @@ METRICS = (
     Metric(
         name="codes_used",
         topic="codes",
+        noted=True,
         needs_model=True,
         title="Codes used",
         better="higher",
@@ -191,6 +193,7 @@ METRICS = (
     Metric(
         name="bits_position",
         topic="codes",
+        noted=True,
         needs_model=True,
         title="Bits of codes, by position",
         unit="bits/image",
@@ -203,6 +206,7 @@ METRICS = (
     Metric(
         name="bits_prior",
         topic="codes",
+        noted=True,
         needs_model=True,
         title="Bits of codes, by the prior",
         unit="bits/image",

@@ -44,8 +44,9 @@ def picture(model: Any, data: Dataset, device: torch.device) -> Picture | None:
         rows = []
         for own, other in (("A", "B"), ("B", "A")):
             rows += [batch[own], model.translate(batch[own], target=own), model.translate(batch[own], target=other)]
-    elif isinstance(model, capabilities.Restores) and "degraded" in batch:
-        rows = [batch["degraded"], model.restore(batch["degraded"]), batch["image"]]
+    elif isinstance(model, capabilities.Restores):
+        damaged = batch["degraded"] if "degraded" in batch else model.damage(batch["image"])
+        rows = [damaged, model.restore(damaged), batch["image"]]
     elif isinstance(model, capabilities.Reconstructs):
         rows = [batch["image"], model.reconstruct(batch["image"])]
     else:

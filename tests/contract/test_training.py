@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from contract.conftest import can, data, images_of, trainer
+from limner.data.degrade import Degradation
 
 WITHOUT_BATCH_STATISTICS_OR_NOISE = ["ae", "pixelcnn", "transformer"]
 SAMPLES_A_GAUSSIAN_OF_PIXELS = ["pca"]
@@ -35,8 +36,13 @@ def mean_error(name, model, images) -> tuple[str, float, float]:
         samples = model.sample(64, generator=0)
         squares = torch.cdist(samples.flatten(1), images.flatten(1)).min(1).values.square() / images[0].numel()
         return "squared distance of samples to the nearest image over variance", float(squares.mean()) / variance, 0.5
-    copy = model.translate(images, target="A") if can(model, "translate") else model.reconstruct(images)
-    return "reconstruction error over variance", float((copy - images).square().mean()) / variance, 0.05
+    if can(model, "restore"):
+        what, copy = "restoration", model.restore(Degradation.parse("noise=0.5")(images, range(len(images))))
+    elif can(model, "translate"):
+        what, copy = "translation into its own domain", model.translate(images, target="A")
+    else:
+        what, copy = "reconstruction", model.reconstruct(images)
+    return f"{what} error over variance", float((copy - images).square().mean()) / variance, 0.05
 
 
 def test_learns_one_batch_by_heart(name):

@@ -11,6 +11,8 @@ import toy_runs
 from limner.edit import transfer
 from limner.errors import UserError
 from limner.models.autoencoders.ae import AE, Config
+from limner.models.autoencoders.vae import VAE
+from limner.models.autoencoders.vae import Config as VAEConfig
 
 TRAIN, TEST = toy_runs.digits()
 
@@ -68,9 +70,36 @@ def test_the_probe_is_scikit_learn_s_logistic_regression_and_leaves_the_encoder_
     assert same(before, weights(trained))
     code = trained.encode(images(TRAIN)[:500]).detach().numpy()
     standard = (trained.encode(x).detach().numpy() - code.mean(0)) / code.std(0, ddof=1)
+    assert torch.equal(classifier.raw(x), trained.encode(x))
     peer = LogisticRegression(C=1.0, max_iter=2000, tol=1e-8).fit(standard, y.numpy())
     expected = torch.from_numpy(peer.predict_proba(standard)).float()
     torch.testing.assert_close(torch.softmax(classifier(x), 1), expected, atol=3e-3, rtol=0)
+
+
+def test_features_are_what_the_last_linear_layer_is_given(trained):
+    _, x, _ = batch()
+    flatten, layers = trained.encoder
+    before = torch.nn.Sequential(flatten, *list(layers)[:-1])(x)
+    classifier = transfer.CodeClassifier(trained, x, 10, hidden=True, standardise=False)
+    assert before.shape == (50, 64)
+    assert torch.equal(classifier.features(x), before)
+    torch.testing.assert_close(list(layers)[-1](classifier.features(x)), trained.encode(x))
+    # A VAE's code is the first half of its last layer's output; a convolution's is no linear layer's.
+    vae = VAE(VAEConfig(size=8, network="mlp", latent=6, hidden=(40,))).eval()
+    assert transfer.CodeClassifier(vae, x, 10, hidden=True).features(x).shape == (50, 40)
+
+    class Conv(toy_runs.Toy):
+        def __init__(self):
+            super().__init__()
+            self.inside, self.out = torch.nn.Linear(8, 8), torch.nn.Conv2d(1, 3, 4, stride=4)
+
+        def encode(self, image):
+            return self.out(self.inside(image))
+
+        def decode(self, latent):
+            return latent
+
+    assert transfer.CodeClassifier(Conv(), x, 10, hidden=True).features(x).shape == (50, 3 * 2 * 2)
 
 
 def test_from_scratch_has_fresh_weights_and_fine_tuned_starts_from_the_trained_ones(trained):
@@ -106,13 +135,14 @@ def test_training_is_repeatable_for_a_seed_and_leaves_the_random_numbers_of_othe
 
 
 def test_pretraining_pays_where_labels_are_few(trained, monkeypatch):
-    monkeypatch.setattr(transfer, "LEARNING_RATES", (1e-3, 3e-3))
+    monkeypatch.setattr(transfer, "LEARNING_RATES", (1e-3,))
+    monkeypatch.setattr(transfer, "STEPS", 80)
     result = transfer.compare(trained, TRAIN, TEST, labels=(20,), seeds=3)
     frozen, tuned, scratch = (result.row(m, 20) for m in transfer.METHODS)
     assert tuned.mean > scratch.mean + 0.03, result.lines()
     assert frozen.mean > 0.5
-    assert frozen.lr is None
-    assert tuned.lr in (1e-3, 3e-3)
+    assert frozen.recipe is None
+    assert tuned.recipe in (("probe", 1e-3), ("random", 1e-3))
     assert tuned.spread == pytest.approx(np.std(tuned.accuracies, ddof=1))
     assert len(tuned.accuracies) == 3
     again = transfer.compare(trained, TRAIN, TEST, labels=(20,), seeds=3)

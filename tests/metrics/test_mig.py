@@ -7,7 +7,11 @@ import pytest
 import torch
 from sklearn.metrics import mutual_info_score
 
+from limner.data import open_data
+from limner.data.settings import DataConfig
+from limner.metrics import mig
 from limner.metrics.mig import discrete, equal_widths, mutual_information_gap
+from limner.metrics.model_bench import ModelBench
 
 
 def uniform(seed, *shape):
@@ -101,3 +105,33 @@ def test_what_it_refuses():
         mutual_information_gap(uniform(0, 50, 2), uniform(0, 40, 2))
     with pytest.raises(ValueError, match="finite"):
         mutual_information_gap(torch.full((50, 2), math.nan), uniform(0, 50, 2))
+
+
+class Corner(torch.nn.Module):
+    """Encodes an image of shapes as its ground, which is seen in the corner, beside a number that tells nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def encode(self, image):
+        return torch.stack([self.scale * image[:, 0, 0, 0], torch.sin(1e4 * image.mean((1, 2, 3)))], 1)
+
+    def decode(self, latent):
+        return latent[:, :1, None, None].expand(-1, 3, 16, 16)
+
+
+def test_on_a_bench():
+    data = open_data(DataConfig(data="shapes", size=16, count=4000, test_fraction=0.5))
+    bench = ModelBench(Corner().eval(), data, data.held_out, n=2000)
+    assert mig.gap_lacks(bench) == ""
+    found = mig.gap(bench)
+    gaps = dict(part.split() for part in found["note"].split(", "))
+    assert list(gaps) == ["shape", "colour", "background", "radius", "x", "y"]
+    assert float(gaps.pop("background")) > 0.8
+    assert all(abs(float(v)) < 0.05 for v in gaps.values())
+    assert found["value"] == pytest.approx(1 / 6, abs=0.03)
+    assert "2000 held-out images" in mig.gap_protocol(bench)
+    assert "rotation" in mig.gap_protocol(bench)
+    digits = open_data(DataConfig(data="digits"))
+    assert "factors" in mig.gap_lacks(ModelBench(Corner().eval(), digits, digits.held_out))

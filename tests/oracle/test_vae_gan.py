@@ -1,6 +1,10 @@
 """The VAE/GAN against closed forms, and which of its losses reaches which network."""
 
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -122,3 +126,15 @@ def test_features_are_of_the_layer_asked_for():
     torch.testing.assert_close(small(layer=1).discriminator(image)[1], small(layer=2).discriminator(image)[1])
     with pytest.raises(UserError, match="choose 1 to 2"):
         small(layer=3)
+
+
+@pytest.mark.slow
+def test_sharper_than_the_same_vae(tmp_path):
+    """By KID in the features of the digits' classifier, same networks and images; and the price, in decibels of the copies."""
+    script = Path(__file__).parents[2] / "docs" / "gallery" / "sharper.py"
+    line = [sys.executable, script, "--data", "digits", "--images", "60000", "--out", tmp_path]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=900, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    (gan, gan_error), (vae, vae_error) = found["vae-gan"]["kid"], found["vae"]["kid"]
+    assert gan + 3 * math.hypot(gan_error, vae_error) < vae
+    assert found["vae-gan"]["psnr"][0] < found["vae"]["psnr"][0]  # a VAE minimises what PSNR measures

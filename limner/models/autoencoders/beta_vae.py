@@ -13,7 +13,7 @@ disentangling in beta-VAE"): first for what explains most of the image, then for
 with C rising linearly from 0 to `capacity` over the first `capacity_images` images. KL is the mean over the batch.
 
 What beta does depends on the likelihood: with N(x; m(z), sigma^2) it is beta sigma^2 alone that weighs the KL against the squared
-error. So compare two values of beta only under one likelihood; the presets fix sigma. How well the code's numbers are told apart
+error, which grows with the number of pixels. So compare two values of beta only under one likelihood; the presets fix sigma. How well the code's numbers are told apart
 is measured by the mutual information gap, `limner.metrics.mig`.
 
 Deviations: the networks and likelihoods of the `vae`, convolutional and Gaussian in the presets for the papers' Bernoulli.
@@ -63,8 +63,8 @@ class BetaVAE(vae.VAE):
             Config(size=8, levels=17, network="mlp", hidden=(256, 128), sigma=0.25),
             {**TRAIN, "images": 200_000},
         ),
-        "32px": Preset(32, Config(size=32, channels=3, width=16, blocks=0), {**TRAIN, "images": 200_000}),
-        "64px": Preset(64, Config(size=64, channels=3, width=16, blocks=0), {**TRAIN, "images": 400_000}),
+        "32px": Preset(32, Config(size=32, channels=3, beta=8.0, width=16, blocks=0), {**TRAIN, "images": 200_000}),
+        "64px": Preset(64, Config(size=64, channels=3, beta=32.0, width=16, blocks=0), {**TRAIN, "images": 400_000}),
     }
 
     def train_step(self, batch: Batch, clock: Clock) -> Iterator[Update]:

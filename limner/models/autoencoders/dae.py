@@ -141,6 +141,10 @@ class DAE(Model):
         """Damaged images (B, C, H, W) in [-1, 1], of any H and W -> f(g(x~)), the same shape and range."""
         return self.network(image).clamp(-1, 1)
 
+    def damage(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) in [-1, 1] -> x~, damaged as `config.degrade` says, by the image's place in the batch."""
+        return self.degradation(image, range(len(image)))
+
     def reconstruct(self, image: Tensor) -> Tensor:
         """(B, C, H, W) in [-1, 1] -> f(g(x)), the same shape and range."""
         return self.restore(image)

@@ -1,10 +1,22 @@
-"""Face swap ("deepfakes"): one encoder for two domains, and a decoder for each.
+"""Face swap ("deepfakes"): one encoder for two domains A and B, and a decoder for each.
 
-Lecture 003, "Aplicatii AE - Deepfakes"; Perov et al. 2020, "DeepFaceLab". Both decoders read codes of the same encoder f,
+Lecture 003, section "Aplicatii AE - Deepfakes"; Perov et al. 2020, "DeepFaceLab", section 3.2. Images of A and of B, which need not be
+paired, go through the same encoder f and each through the decoder of its own domain,
 
-    L = E_a |g_A(f(w(a))) - a| + E_b |g_B(f(w(b))) - b|,
+    L_own = E_a |g_A(f(w(a))) - a|^2 + E_b |g_B(f(w(b))) - b|^2.
 
-and a swap decodes the code of an image of A with the decoder of B, g_B(f(a)).
+The inputs are distorted by a random warp w, the targets are not: f learns what a distortion leaves (pose, expression), and the decoders
+restore what it takes away (the face). A swap reads the code of an image of one domain with the decoder of the other, g_B(f(a)).
+
+Nothing in L_own keeps f from writing the domain itself into the code, where the other decoder cannot read it. A judge D is therefore
+trained to tell the domain of a code, and f to deceive it, which makes the codes of both domains one distribution (Lample et al. 2017,
+"Fader Networks", equations 2 and 3):
+
+    L_judge = -E_a log D(f(w(a))) - E_b log(1 - D(f(w(b)))),
+    L       = L_own + adversary * (-E_a log(1 - D(f(w(a)))) - E_b log D(f(w(b)))).
+
+`adversary` 0 is the plain face swap. Deviations: squared error for DeepFaceLab's structural dissimilarity and for the absolute error of
+the program that named deepfakes; codes are small maps of features rather than vectors; no masks, and no alignment of faces.
 """
 
 from __future__ import annotations
@@ -19,65 +31,93 @@ from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 from limner.config import ImageConfig, NonNegative, NonNegativeFloat, Positive, PositiveFloat, config
+from limner.errors import UserError
+from limner.losses.adversarial import discriminator_loss
 from limner.model import Batch, Clock, Model, Preset, Update
-from limner.nn.conv_stacks import ResidualBlock
+from limner.nn.conv_stacks import ResidualBlock, level_channels, pyramid
 
 DOMAINS = ("A", "B")
-
-
-def encoder(c):
-    widths = [c.channels, *(c.width * 2**i for i in range(c.halvings))]
-    layers = []
-    for before, after in pairwise(widths):
-        layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), *(ResidualBlock(after) for _ in range(c.blocks))]
-    return nn.Sequential(*layers, ResidualBlock(widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], c.latent, 1))
-
-
-def decoder(c):
-    widths = [c.width * 2**i for i in range(c.halvings)][::-1]
-    layers = [nn.Conv2d(c.latent, widths[0], 3, padding=1), ResidualBlock(widths[0])]
-    for before, after in pairwise([*widths, c.width]):
-        layers += [*(ResidualBlock(before) for _ in range(c.blocks)), nn.SiLU()]
-        layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
-    return nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(c.width, c.channels, 3, padding=1))
-
-
 CONTROL = 5
+"""Control points a side of the warp."""
 
 
 @config
 class Config(ImageConfig):
-    """Networks of the face swap."""
+    """A face swap's networks and losses."""
 
     latent: Positive = 32
-    """Channels of the code."""
-    halvings: Positive = 3
-    """Halvings"""
-    width: Positive = 32
+    """Channels of the code, a map of 4 to 7 pixels a side (2 for images of 8 pixels)."""
+    width: Positive = 24
     """Channels after the first halving of the image, doubled at each further one."""
     blocks: NonNegative = 1
     """Residual blocks at each size of the feature maps."""
     warp: NonNegativeFloat = 0.02
-    """Standard deviation of the warp's displacement."""
-    adversary: NonNegativeFloat = 0.0
-    """Weight"""
-    cycle: NonNegativeFloat = 0.0
-    """Weight"""
-    mse: bool = False
-    """Loss"""
+    """Standard deviation of the random displacement of the encoder's inputs, in shares of the image's side. 0: no warp."""
+    adversary: NonNegativeFloat = 0.02
+    """Weight of deceiving the judge of the codes. 0: no judge, the plain face swap."""
     lr: PositiveFloat = 1e-3
     """Learning rate of Adam."""
 
 
-TRAIN = {"batch": 64, "warmup": 10_000, "schedule": "cosine", "clip": 1.0, "ema_halflife": 10_000}
+def encoder(channels: int, size: int, width: int, latent: int, blocks: int) -> nn.Sequential:
+    """(B, channels, size, size) -> the code (B, latent, s, s)."""
+    sides = pyramid(size)
+    widths = [channels, *level_channels(sides, width)]
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), *(ResidualBlock(after) for _ in range(blocks))]
+    return nn.Sequential(*layers, ResidualBlock(widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], latent, 1))
+
+
+def decoder(latent: int, channels: int, size: int, width: int, blocks: int) -> nn.Sequential:
+    """(B, latent, s, s) -> (B, channels, size, size)."""
+    widths = level_channels(pyramid(size), width)[::-1]
+    layers: list[nn.Module] = [nn.Conv2d(latent, widths[0], 3, padding=1), ResidualBlock(widths[0])]
+    for before, after in pairwise([*widths, width]):
+        layers += [*(ResidualBlock(before) for _ in range(blocks)), nn.SiLU()]
+        layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
+    return nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1))
+
+
+def judge(latent: int, side: int) -> nn.Sequential:
+    """(B, latent, side, side) -> (B, 1), the logit of the code being A's."""
+    return nn.Sequential(
+        *(nn.Conv2d(latent, 128, 3, padding=1), nn.LeakyReLU(0.2)),
+        *(nn.Conv2d(128, 128, 3, padding=1), nn.LeakyReLU(0.2)),
+        *(nn.Flatten(), nn.Linear(128 * side**2, 128), nn.LeakyReLU(0.2), nn.Linear(128, 1)),
+    )
+
+
+def warped(x: Tensor, strength: float) -> Tensor:
+    """Images (B, C, H, W) float32, each distorted by a smooth random field that moves, turns and scales nothing as a whole.
+
+    A displacement from N(0, strength^2), in shares of the side, at each of 5 x 5 control points, less the field's affine part (so that
+    target and input stay aligned, for which DeepFaceLab transforms its targets), interpolated by cubics. Borders are repeated.
+    """
+    if not strength:
+        return x
+    u = torch.linspace(-1, 1, CONTROL, device=x.device)
+    down, across = torch.meshgrid(u, u, indexing="ij")
+    affine = torch.linalg.qr(torch.stack([torch.ones_like(down), across, down], -1).view(-1, 3)).Q  # (25, 3)
+    d = torch.randn(len(x), 2, CONTROL**2, device=x.device)
+    d = (d - d @ affine @ affine.T).unflatten(2, (CONTROL, CONTROL))
+    field = F.interpolate(d, x.shape[2:], mode="bicubic", align_corners=True).permute(0, 2, 3, 1)  # (B, H, W, 2)
+    still = F.affine_grid(torch.eye(2, 3, device=x.device).expand(len(x), 2, 3), list(x.shape), align_corners=False)
+    # The grid spans [-1, 1], so a share of the side is twice as much of it.
+    return F.grid_sample(x, still + 2 * strength * field, padding_mode="border", align_corners=False)
+
+
+TRAIN = {"batch": 32, "warmup": 5_000, "schedule": "cosine", "clip": 1.0, "ema_halflife": 5_000}
 
 
 class FaceSwap(Model):
+    """Translates between domains A and B. An image translated to its own domain is reconstructed."""
+
     Config = Config
     PRESETS: ClassVar = {
-        "8px": Preset(8, Config(size=8, latent=16), {**TRAIN, "images": 100_000}),
-        "32px": Preset(32, Config(size=32, channels=3), {**TRAIN, "images": 400_000}),
-        "64px": Preset(64, Config(size=64, channels=3, latent=128, width=48), {**TRAIN, "images": 1_000_000}),
+        "8px": Preset(8, Config(size=8, width=16, latent=8), {**TRAIN, "images": 40_000}),
+        "32px": Preset(32, Config(size=32, channels=3), {**TRAIN, "images": 150_000}),
+        "64px": Preset(64, Config(size=64, channels=3, width=32), {**TRAIN, "images": 600_000}),
     }
     inputs = DOMAINS
     averaged = ("encoder", "decoders")
@@ -86,70 +126,44 @@ class FaceSwap(Model):
     def __init__(self, config: Config | None = None):
         super().__init__(config)
         c = self.config
-        self.encoder = encoder(c)
-        self.decoders = nn.ModuleDict({d: decoder(c) for d in DOMAINS})
+        self.encoder = encoder(c.channels, c.size, c.width, c.latent, c.blocks)
+        self.decoders = nn.ModuleDict({d: decoder(c.latent, c.channels, c.size, c.width, c.blocks) for d in DOMAINS})
         if c.adversary:
-            side = c.size >> c.halvings
-            self.judge = nn.Sequential(
-                *(nn.Conv2d(c.latent, 128, 3, padding=1), nn.LeakyReLU(0.2)),
-                *(nn.Conv2d(128, 128, 3, padding=1), nn.LeakyReLU(0.2)),
-                *(nn.Flatten(), nn.Linear(128 * side**2, 128), nn.LeakyReLU(0.2), nn.Linear(128, 1)),
-            )
+            self.judge = judge(c.latent, pyramid(c.size)[-1])
 
     def optimizers(self) -> dict[str, Optimizer]:
         lr = self.config.lr
         swap = Adam([*self.encoder.parameters(), *self.decoders.parameters()], lr=lr, fused=True)
         if not self.config.adversary:
             return {"swap": swap}
-        return {"swap": swap, "judge": Adam(self.judge.parameters(), lr=lr, fused=True)}
+        return {"judge": Adam(self.judge.parameters(), lr=lr, fused=True), "swap": swap}
 
     def train_step(self, batch: Batch, clock: Clock) -> Iterator[Update]:
-        c = self.config
-        a, b = batch["A"], batch["B"]
-        z = self.encoder(warped(torch.cat([a, b]), c.warp)).float()
-        za, zb = z.chunk(2)
-        la = self.loss(self.decoders["A"](za).float(), a)
-        lb = self.loss(self.decoders["B"](zb).float(), b)
-        loss = la + lb
-        log = {"A": la.detach(), "B": lb.detach()}
+        c, a, b = self.config, batch["A"], batch["B"]
+        code = self.encoder(warped(torch.cat([a, b]), c.warp)).float()
+        code_a, code_b = code.split([len(a), len(b)])
+        own_a = F.mse_loss(self.decoders["A"](code_a).float(), a)
+        own_b = F.mse_loss(self.decoders["B"](code_b).float(), b)
+        loss, log = own_a + own_b, {"A": own_a.detach(), "B": own_b.detach()}
         if c.adversary:
-            zd = z.detach()
-            la_, lb_ = self.judge(zd).float().chunk(2)
-            yield Update("judge", F.softplus(-la_).mean() + F.softplus(lb_).mean())
-            la_, lb_ = self.judge(z).float().chunk(2)
-            fool = F.softplus(la_).mean() + F.softplus(-lb_).mean()
-            loss = loss + c.adversary * fool
-        if c.cycle:
-            ab = self.decoders["B"](za)
-            ba = self.decoders["A"](zb)
-            z2 = self.encoder(torch.cat([ab, ba])).float()
-            za2, zb2 = z2.chunk(2)
-            cyc = self.loss(self.decoders["A"](za2).float(), a) + self.loss(self.decoders["B"](zb2).float(), b)
-            log["cycle"] = cyc.detach()
-            loss = loss + c.cycle * cyc
+            on_a, on_b = self.judge(code.detach()).float().split([len(a), len(b)])
+            yield Update("judge", discriminator_loss(on_a, on_b))
+            on_a, on_b = self.judge(code).float().split([len(a), len(b)])
+            loss = loss + c.adversary * discriminator_loss(on_b, on_a)  # as if A's codes were B's
+            log["judge right"] = (torch.cat([on_a > 0, on_b < 0])).float().mean()
         yield Update("swap", loss, log)
 
-    def loss(self, x, y):
-        return F.mse_loss(x, y) if self.config.mse else F.l1_loss(x, y)
-
     def encode(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) in [-1, 1], of either domain -> codes (B, latent, s, s), which the decoder of either domain reads."""
         return self.encoder(image)
 
     @torch.no_grad()
     def translate(self, image: Tensor, *, target: str) -> Tensor:
+        """(B, C, H, W) in [-1, 1], of either domain -> the same shape and range, as an image of the domain `target`, "A" or "B".
+
+        Raises:
+            UserError: there is no such domain.
+        """
+        if target not in DOMAINS:
+            raise UserError(f"there is no domain '{target}' to translate to; there are {', '.join(DOMAINS)}")
         return self.decoders[target](self.encode(image)).clamp(-1, 1)
-
-
-def warped(x: Tensor, strength: float) -> Tensor:
-    """Images (B, C, H, W), each distorted by a smooth random field of displacements without an affine part."""
-    if not strength:
-        return x
-    u = torch.linspace(-1, 1, CONTROL, device=x.device)
-    down, across = torch.meshgrid(u, u, indexing="ij")
-    affine = torch.linalg.qr(torch.stack([torch.ones_like(down), across, down], -1).view(-1, 3)).Q  # (25, 3)
-    d = torch.randn(len(x), 2, CONTROL**2, device=x.device)
-    d = d - d @ affine @ affine.T
-    field = F.interpolate(d.unflatten(2, (CONTROL, CONTROL)), x.shape[2:], mode="bicubic", align_corners=True)
-    still = F.affine_grid(torch.eye(2, 3, device=x.device).expand(len(x), 2, 3), list(x.shape), align_corners=False)
-    grid = still + 2 * strength * field.permute(0, 2, 3, 1)
-    return F.grid_sample(x.float(), grid, padding_mode="border", align_corners=False)

@@ -56,11 +56,11 @@ class Config(ImageConfig):
     """Discriminator: channels next to the image, doubled at each halving."""
     layer: Positive = 2
     """Which of the discriminator's halvings gives the features that reconstructions are compared in, 1 next to the image."""
-    gamma: NonNegativeFloat = 0.01
+    gamma: NonNegativeFloat = 0.003
     """Weight of the feature error beside the adversarial loss, for the decoder."""
     loss: Literal["non-saturating", "minimax"] = "non-saturating"
     """The decoder's adversarial loss."""
-    lr: PositiveFloat = 3e-4
+    lr: PositiveFloat = 5e-4
     """Learning rate of all three Adams."""
     beta1: Fraction = 0.5
     """Adam's beta1."""
@@ -95,7 +95,7 @@ class VAEGAN(Model):
     Config = Config
     PRESETS: ClassVar = {
         "8px": Preset(8, Config(size=8, latent=16), {**TRAIN, "images": 100_000}),
-        "32px": Preset(28, Config(size=28), {**TRAIN, "images": 200_000}),
+        "32px": Preset(28, Config(size=28, latent=32), {**TRAIN, "images": 250_000}),
         "64px": Preset(
             64,
             Config(size=64, channels=3, latent=128, width=48, discriminator_width=64, layer=3),

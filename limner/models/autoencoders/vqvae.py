@@ -84,7 +84,7 @@ class VQVAE(Model):
     Config = Config
     PRESETS: ClassVar = {
         "8px": Preset(
-            8, Config(size=8, factor=2, codebook=64, code_width=16, width=64, blocks=1), {**TRAIN, "images": 200_000}
+            8, Config(size=8, factor=2, codebook=64, code_width=16, width=64, blocks=1), {**TRAIN, "images": 80_000}
         ),
         "32px": Preset(28, Config(size=28), {**TRAIN, "images": 300_000}),
         "64px": Preset(64, Config(size=64, channels=3), {**TRAIN, "images": 1_000_000}),

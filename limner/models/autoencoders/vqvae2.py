@@ -65,7 +65,7 @@ class VQVAE2(Model):
 
     Config = Config
     PRESETS: ClassVar = {
-        "8px": Preset(8, Config(size=8, codebook=64, code_width=16, width=64), {**TRAIN, "images": 150_000}),
+        "8px": Preset(8, Config(size=8, codebook=64, code_width=16, width=64), {**TRAIN, "images": 50_000}),
         "32px": Preset(28, Config(size=28, codebook=256), {**TRAIN, "images": 200_000}),
         "64px": Preset(64, Config(size=64, channels=3, factor=4, width=128, blocks=2), {**TRAIN, "images": 1_000_000}),
     }
