@@ -45,7 +45,7 @@ def anomaly(
         out: folder for anomaly.csv, anomaly.json and anomaly.png; the run folder by default.
         device: auto, cpu, cuda ...
     """
-    from limner.edit.anomaly import detect
+    from limner.edit.detect import detect
 
     given = {"anomalous": anomalous, "n": n, "reference": reference, "k": k, "device": device}
     found = detect(run, images, method=method, **given)  # type: ignore[arg-type]

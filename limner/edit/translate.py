@@ -98,7 +98,7 @@ def _read(
             # Of a.jpg and a.png, which would both become a.png, the second keeps its whole name.
             names.append(f"{stem}.png" if f"{stem}.png" not in taken else f"{member.name}.png")
             taken.add(names[-1])
-            pixels.append(from_uint8(to_channels(image[None], channels)))
+            pixels.append(from_uint8(to_channels(image[None].copy(), channels)))
             if len(names) == batch:
                 yield names, torch.cat(pixels)
                 names, pixels = [], []

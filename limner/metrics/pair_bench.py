@@ -6,6 +6,7 @@ and whatever `ModelBench` does with held-out images it does with those of both d
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +35,6 @@ class PairBench(ModelBench):
 
     def __init__(self, model: Any, train: Dataset, test: Dataset, **arguments: Any):
         self.domains = list(test.domains or {})
-        self.parts = train.domains or {}, test.domains or {}
         self.paired = test.paired
         self._translated = torch.empty(0, dtype=torch.uint8)
         super().__init__(model, union(train), union(test), **arguments)
@@ -79,14 +79,11 @@ class PairBench(ModelBench):
                 found[labels == domain] = shapes.redraw(factors[labels == domain], size, style)
         return torch.from_numpy(to_channels(found, channels))
 
-    def predictors(self, domain: str) -> Predictors:
-        """Predictors of the factors of images of a domain; trained at the first use on this machine."""
-
-        def make() -> Predictors:
-            self.say(f"predictors of the factors of {domain} (trained once, then kept)")
-            return predictors_of(*(part[domain] for part in self.parts))
-
-        return self.once(("predictors", domain), make)
+    @cached_property
+    def predictors(self) -> Predictors:
+        """Predictors of the factors of images of either domain; trained at the first use on this machine."""
+        self.say("predictors of the factors of this data (trained once, then kept)")
+        return predictors_of(self.train, self.test)
 
     def _forget(self) -> None:
         self._copies, self._translated = self._copies[:0], self._translated[:0]

@@ -87,7 +87,9 @@ class MapDecoder(nn.Sequential):
     @property
     def last(self) -> Tensor:
         """The weights of the last layer, in which Esser et al. weigh the gradients of the losses."""
-        return self[-1].weight
+        layer = self[-1]
+        assert isinstance(layer, nn.Conv2d)
+        return layer.weight
 
 
 def level_widths(width: int, multipliers: tuple[int, ...]) -> list[int]:

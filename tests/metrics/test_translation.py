@@ -133,7 +133,7 @@ def test_flips_move_the_centre_with_the_picture():
 def test_predictors_come_back_from_the_cache_the_same(splits, monkeypatch):
     monkeypatch.setattr(translation, "IMAGES_SEEN", 300)
     monkeypatch.setattr(translation, "RECIPE", "test")
-    train, test = (s.domains["A"] for s in splits)
+    train, test = (union(s) for s in splits)
     made = translation.predictors_of(train, test)
     monkeypatch.setattr(translation, "fit", None)  # not called again
     kept = translation.predictors_of(train, test)

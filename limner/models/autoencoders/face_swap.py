@@ -8,21 +8,19 @@ paired, go through the same encoder f and each through the decoder of its own do
 The inputs are distorted by a random warp w, the targets are not: f learns what a distortion leaves (pose, expression), and the decoders
 restore what it takes away (the face). A swap reads the code of an image of one domain with the decoder of the other, g_B(f(a)).
 
-Nothing in L_own keeps f from writing the domain itself into the code, where the other decoder cannot read it. A judge D is therefore
-trained to tell the domain of a code, and f to deceive it, which makes the codes of both domains one distribution (Lample et al. 2017,
-"Fader Networks", equations 2 and 3):
+Nothing in L_own but the narrow code keeps f from writing the domain itself into it, where the other decoder cannot read it. With
+`adversary` > 0 a judge D is trained to tell the domain of a code, and f to deceive it, which makes the codes of both domains one
+distribution (Lample et al. 2017, "Fader Networks", equations 2 and 3):
 
     L_judge = -E_a log D(f(w(a))) - E_b log(1 - D(f(w(b)))),
     L       = L_own + adversary * (-E_a log(1 - D(f(w(a)))) - E_b log D(f(w(b)))).
 
-`adversary` 0 is the plain face swap. Deviations: squared error for DeepFaceLab's structural dissimilarity and for the absolute error of
-the program that named deepfakes; codes are small maps of features rather than vectors; no masks, and no alignment of faces.
+Deviations: squared error alone, without DeepFaceLab's structural dissimilarity; no masks, and no alignment of faces; averaged weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -34,7 +32,8 @@ from limner.config import ImageConfig, NonNegative, NonNegativeFloat, Positive, 
 from limner.errors import UserError
 from limner.losses.adversarial import discriminator_loss
 from limner.model import Batch, Clock, Model, Preset, Update
-from limner.nn.conv_stacks import ResidualBlock, level_channels, pyramid
+from limner.nn.conv_stacks import ConvDecoder, ConvEncoder
+from limner.nn.mlp import mlp
 
 DOMAINS = ("A", "B")
 CONTROL = 5
@@ -45,47 +44,18 @@ CONTROL = 5
 class Config(ImageConfig):
     """A face swap's networks and losses."""
 
-    latent: Positive = 32
-    """Channels of the code, a map of 4 to 7 pixels a side (2 for images of 8 pixels)."""
-    width: Positive = 24
+    latent: Positive = 64
+    """Numbers in the code. Few, so that what both domains share is written in the same way."""
+    width: Positive = 16
     """Channels after the first halving of the image, doubled at each further one."""
     blocks: NonNegative = 1
     """Residual blocks at each size of the feature maps."""
     warp: NonNegativeFloat = 0.02
     """Standard deviation of the random displacement of the encoder's inputs, in shares of the image's side. 0: no warp."""
-    adversary: NonNegativeFloat = 0.02
-    """Weight of deceiving the judge of the codes. 0: no judge, the plain face swap."""
-    lr: PositiveFloat = 1e-3
+    adversary: NonNegativeFloat = 0.0
+    """Weight of deceiving a judge of the codes. 0: no judge, the plain face swap."""
+    lr: PositiveFloat = 2e-3
     """Learning rate of Adam."""
-
-
-def encoder(channels: int, size: int, width: int, latent: int, blocks: int) -> nn.Sequential:
-    """(B, channels, size, size) -> the code (B, latent, s, s)."""
-    sides = pyramid(size)
-    widths = [channels, *level_channels(sides, width)]
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), *(ResidualBlock(after) for _ in range(blocks))]
-    return nn.Sequential(*layers, ResidualBlock(widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], latent, 1))
-
-
-def decoder(latent: int, channels: int, size: int, width: int, blocks: int) -> nn.Sequential:
-    """(B, latent, s, s) -> (B, channels, size, size)."""
-    widths = level_channels(pyramid(size), width)[::-1]
-    layers: list[nn.Module] = [nn.Conv2d(latent, widths[0], 3, padding=1), ResidualBlock(widths[0])]
-    for before, after in pairwise([*widths, width]):
-        layers += [*(ResidualBlock(before) for _ in range(blocks)), nn.SiLU()]
-        layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
-    return nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1))
-
-
-def judge(latent: int, side: int) -> nn.Sequential:
-    """(B, latent, side, side) -> (B, 1), the logit of the code being A's."""
-    return nn.Sequential(
-        *(nn.Conv2d(latent, 128, 3, padding=1), nn.LeakyReLU(0.2)),
-        *(nn.Conv2d(128, 128, 3, padding=1), nn.LeakyReLU(0.2)),
-        *(nn.Flatten(), nn.Linear(128 * side**2, 128), nn.LeakyReLU(0.2), nn.Linear(128, 1)),
-    )
 
 
 def warped(x: Tensor, strength: float) -> Tensor:
@@ -115,9 +85,9 @@ class FaceSwap(Model):
 
     Config = Config
     PRESETS: ClassVar = {
-        "8px": Preset(8, Config(size=8, width=16, latent=8), {**TRAIN, "images": 40_000}),
-        "32px": Preset(32, Config(size=32, channels=3), {**TRAIN, "images": 150_000}),
-        "64px": Preset(64, Config(size=64, channels=3, width=32), {**TRAIN, "images": 600_000}),
+        "8px": Preset(8, Config(size=8, latent=16), {**TRAIN, "images": 60_000}),
+        "32px": Preset(32, Config(size=32, channels=3), {**TRAIN, "images": 400_000}),
+        "64px": Preset(64, Config(size=64, channels=3, latent=128, width=32), {**TRAIN, "images": 1_000_000}),
     }
     inputs = DOMAINS
     averaged = ("encoder", "decoders")
@@ -126,10 +96,12 @@ class FaceSwap(Model):
     def __init__(self, config: Config | None = None):
         super().__init__(config)
         c = self.config
-        self.encoder = encoder(c.channels, c.size, c.width, c.latent, c.blocks)
-        self.decoders = nn.ModuleDict({d: decoder(c.latent, c.channels, c.size, c.width, c.blocks) for d in DOMAINS})
+        self.encoder = ConvEncoder(c.channels, c.size, c.width, c.latent, blocks=c.blocks)
+        self.decoders = nn.ModuleDict(
+            {d: ConvDecoder(c.latent, c.channels, c.size, c.width, blocks=c.blocks) for d in DOMAINS}
+        )
         if c.adversary:
-            self.judge = judge(c.latent, pyramid(c.size)[-1])
+            self.judge = mlp([c.latent, 256, 256, 1])  # the logit of a code being A's
 
     def optimizers(self) -> dict[str, Optimizer]:
         lr = self.config.lr
@@ -154,7 +126,7 @@ class FaceSwap(Model):
         yield Update("swap", loss, log)
 
     def encode(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) in [-1, 1], of either domain -> codes (B, latent, s, s), which the decoder of either domain reads."""
+        """(B, C, H, W) in [-1, 1], of either domain -> codes (B, latent), which the decoder of either domain reads."""
         return self.encoder(image)
 
     @torch.no_grad()

@@ -7,11 +7,12 @@ slight shift of an edge is a large error, so a VAE blurs. Here the error is meas
     L_dis_l = -E_q log N(Dis_l(x); Dis_l(x~), I),   x~ = Dec(z),  z ~ q(z|x)                        (equations 7, 8)
     L_GAN   = log Dis(x) + log(1 - Dis(x~)) + log(1 - Dis(x_p)),   x_p = Dec(z_p),  z_p ~ p(z)      (equations 5, 10)
 
-Each network descends only its own part of these (section 2.3 and algorithm 1; all three from the weights before the step):
+Each network descends only its own part of these (section 2.3 and algorithm 1, which has the signs of L_GAN as if it were the
+cross-entropy), all three from the weights before the step:
 
     encoder         L_prior + L_dis_l
-    decoder         gamma L_dis_l - L_GAN         the discriminator's features are no error to be made small by the discriminator ...
-    discriminator   L_GAN, ascending              ... so it never sees L_dis_l
+    decoder         gamma L_dis_l + L_GAN
+    discriminator   -L_GAN          never L_dis_l: it could make that small by having no features
 
 Decoder and discriminator are DCGAN's, as there, with batch normalisation; real images, reconstructions and samples are normalised
 each by themselves.
@@ -32,14 +33,11 @@ from torch.optim import Adam, Optimizer
 
 from limner.config import Fraction, ImageConfig, NonNegative, NonNegativeFloat, Positive, PositiveFloat, config
 from limner.errors import UserError
-from limner.losses.adversarial import minimax_generator_loss, non_saturating_generator_loss
 from limner.losses.gaussian import kl_to_standard_normal
 from limner.model import Batch, Clock, Model, Preset, Update
-from limner.models.gans.gan import Discriminator, Generator, dcgan_weights
+from limner.models.gans.gan import GENERATOR_LOSSES, Discriminator, Generator, dcgan_weights
 from limner.nn.conv_stacks import ConvEncoder
 from limner.noise import SampleNoise, Seed
-
-GENERATOR_LOSSES = {"minimax": minimax_generator_loss, "non-saturating": non_saturating_generator_loss}
 
 
 @config
@@ -94,7 +92,7 @@ class VAEGAN(Model):
 
     Config = Config
     PRESETS: ClassVar = {
-        "8px": Preset(8, Config(size=8, latent=16), {**TRAIN, "images": 100_000}),
+        "8px": Preset(8, Config(size=8, latent=16), {**TRAIN, "images": 50_000}),
         "32px": Preset(28, Config(size=28, latent=32), {**TRAIN, "images": 250_000}),
         "64px": Preset(
             64,
