@@ -1,6 +1,5 @@
 """Translating files and strips, with a model whose translation is known: towards B it inverts, towards A it gives the image back."""
 
-import os
 import subprocess
 import sys
 
@@ -9,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from cli.conftest import refused
 from limner.data import DataConfig, open_data
 from limner.data.grid import from_uint8
 from limner.edit.translate import swap_strip, translate_files
@@ -83,39 +81,27 @@ def test_a_strip_of_one_domain_is_refused():
         swap_strip(Inverter(), open_data(SOURCE, split="test").domains["A"], 3)
 
 
-def test_the_verb(folder, tmp_path):
+def test_the_verb(folder, tmp_path, capsys):
+    from limner import hub
+    from limner.cli import main
     from limner.training.run import train
 
-    train(
-        "face-swap",
-        data=SOURCE,
-        images=64,
-        batch=16,
-        out=tmp_path / "run",
-        device="cpu",
-        quiet=True,
-        config={"width": 8},
-    )
-
-    def limner(*words):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "limner", "translate", *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=180, cwd=tmp_path, env=environment)
-
-    done = limner("run", "images", "--target", "B", "--out", "swapped")
+    run = tmp_path / "run"
+    train("face-swap", data=SOURCE, images=64, batch=16, out=run, device="cpu", quiet=True, config={"width": 8})
+    command = [sys.executable, "-m", "limner", "translate", "run", "images", "--target", "B", "--out", "swapped"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "3 images in swapped\n"
     assert "left out broken.png: " in done.stderr
-    from limner import hub
-
-    x = from_uint8(np.asarray(Image.open(folder / "a.png"))[None])
-    wanted = hub.load(tmp_path / "run").translate(x, target="B")
-    found = from_uint8(np.asarray(Image.open(tmp_path / "swapped" / "a.png.png"))[None])
+    x = from_uint8(np.array(Image.open(folder / "a.png"))[None])
+    wanted = hub.load(run).translate(x, target="B")
+    found = from_uint8(np.array(Image.open(tmp_path / "swapped" / "a.png.png"))[None])
     assert (found - wanted).abs().max() < 0.02
 
-    done = limner("run", "-n", "4")
-    assert done.returncode == 0, done.stderr
-    with Image.open(tmp_path / "run" / "translations.png") as picture:
+    assert main(["translate", str(run), "-n", "4"]) == 0
+    with Image.open(run / "translations.png") as picture:
         assert picture.size == (2 + 4 * 66, 2 + 6 * 66)  # four columns, six rows, of 16 pixels fourfold
-    refused(limner("run", "images"), "--target A or --target B")
-    refused(limner("run", "images", "--target", "C"), "no domain", "A, B")
+    assert main(["translate", str(run), str(folder)]) == 2
+    assert "--target A or --target B" in capsys.readouterr().err
+    assert main(["translate", str(run), str(folder), "--target", "C"]) == 2
+    assert "no domain 'C' to translate to; there are A, B" in capsys.readouterr().err

@@ -166,9 +166,7 @@ def command(folder, *arguments):
 
 
 def test_from_the_command_line(runs, tmp_path):
-    done = command(
-        tmp_path, "train", "transformer", "--first-stage", runs / "vqvae", "--images", 320, "--out", "prior"
-    )
+    done = command(tmp_path, "train", "transformer", "--first-stage", runs / "vqvae", "--images", 320, "--out", "prior")
     assert done.returncode == 0, done.stderr
     assert "digits" in done.stdout  # the first stage's data, as no others were named
     assert command(tmp_path, "sample", "prior", "-n", 4).returncode == 0
