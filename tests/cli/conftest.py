@@ -26,6 +26,21 @@ def limner(tmp_path):
     return run
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys):
+    """Run `limner ...` in this process, in a folder of its own: for many small cases."""
+    from limner.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        status = main(list(map(str, arguments)))
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, status, said.out, said.err)
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A short run of each of two models on the embedded digits."""

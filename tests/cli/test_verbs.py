@@ -32,7 +32,17 @@ def test_help_and_import_are_light():
         "resume",
         "sample",
         "reconstruct",
+        "restore",
+        "translate",
         "interpolate",
+        "latent-map",
+        "arithmetic",
+        "vary",
+        "embed",
+        "anomaly",
+        "transfer",
+        "compress",
+        "decompress",
         "evaluate",
         "compare",
         "demo",
@@ -135,10 +145,20 @@ def test_a_folder_of_ones_own_images(limner, tmp_path):
         (["compare", "nowhere", "nowhere2"], ["nowhere"]),
         (["evaluate", "nowhere"], ["nowhere"]),
         (["data", "check", "nowhere"], ["nowhere"]),
+        (["restore", "nowhere", "images", "--out", "there"], ["nowhere"]),
+        (["translate", "nowhere"], ["nowhere"]),
+        (["latent-map", "nowhere"], ["nowhere"]),
+        (["embed", "nowhere", "--out", "codes.npz"], ["nowhere"]),
+        (["anomaly", "nowhere"], ["nowhere"]),
+        (["transfer", "nowhere"], ["nowhere"]),
+        (["compress", "nowhere", "images", "--out", "file"], ["nowhere"]),
+        (["train", "ae", "--data", "digits", "--without", "11"], ["--without 11", "0, 1"]),
+        (["train", "dae", "--data", "digits", "--degrade", "niose"], ["noise"]),
+        (["train", "cvae", "--data", "shapes-ab", "--size", "16", "--count", "64"], ["label"]),
     ],
 )
-def test_what_cannot_work_is_one_line_and_status_2(limner, arguments, words):
-    refused(limner(*arguments), *words)
+def test_what_cannot_work_is_one_line_and_status_2(here, arguments, words):
+    refused(here(*arguments), *words)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +176,21 @@ def test_a_wrong_flag_names_the_right_one(limner, arguments, hint):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert hint in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["restore", "ae", ".", "--out", "there"], ["cannot restore"]),
+        (["translate", "ae"], ["translate"]),
+        (["compress", "ae", ".", "--out", "file"], ["discrete codes"]),
+        (["arithmetic", "ae", "--plus", "purple"], ["purple"]),
+        (["anomaly", "ae", "--anomalous", "eleven"], ["eleven"]),
+        (["train", "pixelcnn", "--first-stage", "ae"], ["discrete codes"]),
+    ],
+)
+def test_what_a_model_cannot_do_is_said(here, trained, arguments, words):
+    refused(here(*(str(trained / a) if a == "ae" else a for a in arguments)), *words)
 
 
 def test_options_of_the_sampler_are_checked(limner, trained):

@@ -48,6 +48,7 @@ def test_one_load_gives_both_stages(run, images):
     assert torch.equal(model.reconstruct(images), first.reconstruct(images))
     assert all(torch.equal(a, b) for a, b in zip(model.tokenize(images), first.tokenize(images), strict=True))
     assert not any(p.requires_grad for p in model.first_stage.parameters())
+    assert "codes of a frozen `vqvae" in (run / "README.md").read_text()
 
 
 def test_first_stage_is_not_moved_by_the_second(run):

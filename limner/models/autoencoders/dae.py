@@ -68,6 +68,7 @@ class Restorer(nn.Module):
         self.up = nn.ModuleList(_blocks(w, blocks) for w in widths[:-1])
         self.grow = nn.ModuleList(nn.Sequential(nn.Conv2d(b, a, 1), Upsample(a)) for a, b in pairwise(widths))
         self.last = nn.Sequential(nn.SiLU(), nn.Conv2d(widths[0], channels, 3, padding=1))
+        self.apply(keep_size)
         if skips:
             near_zero(self.last[1])
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third quicker on a CPU
@@ -87,6 +88,20 @@ class Restorer(nn.Module):
             h = blocks(h + before if self.skips else h)
         h = self.last(h)
         return (whole + h if self.skips else h)[..., :H, :W]
+
+
+def keep_size(module: nn.Module) -> None:
+    """Weights with which features are about as large after a convolution as before it (He et al. 2015, equation 10).
+
+    PyTorch's own are smaller: over the way down and up, without normalisation, what the small maps know would hardly reach the image.
+    """
+    if isinstance(module, ResidualBlock):  # whose second convolution begins at zero, and stays there
+        nn.init.kaiming_normal_(module.first.weight, nonlinearity="relu")
+    for layer in module.children() if isinstance(module, nn.Sequential | Restorer) else ():
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
+            nn.init.orthogonal_(layer.weight)
+        elif isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
 
 
 def _blocks(channels: int, n: int) -> nn.Sequential:
