@@ -35,7 +35,10 @@ def text(model: Model, name: str, *, picture: str | None = None, figures: dict[s
     lines += [f"Paper: {entry.paper}.", ""] if entry.paper else []
     first_stage = getattr(model, "first_stage", None)
     if first_stage is not None:
-        lines += [f"A model of the codes of a frozen `{models.name_of(type(first_stage))}`, which is in the file too.", ""]
+        lines += [
+            f"A model of the codes of a frozen `{models.name_of(type(first_stage))}`, which is in the file too.",
+            "",
+        ]
     lines += [f"{size:,} parameters, images of {'x'.join(map(str, model.image_shape))} (channels x height x width)."]
     lines += [f"It can: {', '.join(can) or 'be trained further'}.", ""]
     lines += [f"![samples]({picture})", ""] if picture else []

@@ -24,7 +24,7 @@ def to_uint8(images: Tensor) -> np.ndarray:
 
 def from_uint8(images: np.ndarray) -> Tensor:
     """uint8 (N, H, W, C) to float32 (N, C, H, W) in [-1, 1]: value k becomes 2k/255 - 1."""
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(np.require(images, requirements=("C", "W"))).permute(0, 3, 1, 2)
     return _GRID_256[pixels.long()].contiguous()
 
 

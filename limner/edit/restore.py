@@ -178,13 +178,12 @@ def restorer(
     if not isinstance(model, capabilities.Restores):
         can = ", ".join(capabilities.of(model)) or "nothing but train"
         raise UserError(f"this model cannot restore images; it can: {can}")
-    any_size = getattr(model, "any_size", False)
-    if how == "tiles" and not any_size:
+    if how == "tiles" and not model.any_size:
         raise UserError(
             "this model takes images of its own size alone, so they cannot be restored in tiles; use --how resize"
         )
     if how == "auto":
-        how = "tiles" if any_size else "resize"
+        how = "tiles" if model.any_size else "resize"
     channels, size = model.config.channels, model.config.size  # type: ignore[attr-defined]
     device = model.device  # type: ignore[attr-defined]
     if how == "tiles":

@@ -38,6 +38,11 @@ class Fixed:
     def __init__(self, channels=3, size=16):
         self.config = SimpleNamespace(channels=channels, size=size)
 
+    any_size = False
+
+    def damage(self, image):
+        return image
+
     def restore(self, image):
         assert image.shape[1:] == (self.config.channels, self.config.size, self.config.size)
         return image + 0.25

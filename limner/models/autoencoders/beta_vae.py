@@ -13,8 +13,8 @@ disentangling in beta-VAE"): first for what explains most of the image, then for
 with C rising linearly from 0 to `capacity` over the first `capacity_images` images. KL is the mean over the batch.
 
 What beta does depends on the likelihood: with N(x; m(z), sigma^2) it is beta sigma^2 alone that weighs the KL against the squared
-error, which grows with the number of pixels. So compare two values of beta only under one likelihood; the presets fix sigma. How well the code's numbers are told apart
-is measured by the mutual information gap, `limner.metrics.mig`.
+error, which grows with the number of pixels. So compare two values of beta only under one likelihood; the presets fix sigma. How well
+the code's numbers are told apart is measured by the mutual information gap, `limner.metrics.mig`.
 
 Deviations: the networks and likelihoods of the `vae`, convolutional and Gaussian in the presets for the papers' Bernoulli.
 """
