@@ -57,6 +57,20 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def make_folder(folder: str | Path, *, what: str = "folder") -> None:
+    """Make a folder, and those above it, if it is not there. `what` it is called in the message.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the {what} '{folder}' cannot be made: {error.strerror or error}; choose another --out"
+        ) from None
+
+
 def explain(error: OSError, path: Path) -> str:
     """What went wrong with writing `path`, for a person."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

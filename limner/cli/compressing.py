@@ -78,11 +78,9 @@ def decompress(run: Positional[str], file: Positional[str], /, *, out: str, devi
         out: folder for the pictures.
         device: cpu, or cuda ...: the kind that the file was written on.
     """
-    from PIL import Image
-
     from limner import hub
+    from limner.data.grid import save_image
     from limner.edit import compress as coding
-    from limner.files import explain, replacing
     from limner.training.device import pick
 
     try:
@@ -94,13 +92,7 @@ def decompress(run: Positional[str], file: Positional[str], /, *, out: str, devi
     folder, count = Path(out), 0
     for names, pixels in coding.decompress(model, compressed):
         for name, image in zip(names, pixels, strict=True):
-            path = folder / name
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UserError(explain(error, path.parent)) from None
-            with replacing(path) as temporary:
-                Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(temporary, format="PNG")
+            save_image(image, folder / name)
             count += 1
     print(f"{count} images in {folder}")
 

@@ -207,6 +207,8 @@ class Kind:
     whole: bool = False
     """Whether the strength is a whole number."""
     choices: tuple[str, ...] = ()
+    takes_colour: bool = False
+    """Whether it takes colour away, and so needs some."""
 
 
 KINDS = {
@@ -214,7 +216,7 @@ KINDS = {
     "salt": Kind(salt, 0.1, (0, 1)),
     "blur": Kind(blur, 1.5, (0.1, 100)),
     "down": Kind(down, 4, (1, 64), whole=True),
-    "grey": Kind(grey),
+    "grey": Kind(grey, takes_colour=True),
     "watermark": Kind(watermark, choices=tuple(MARKS)),
     "mask": Kind(mask, choices=tuple(HOLES)),
     "jpeg": Kind(jpeg, 20, (1, 95), whole=True),
@@ -279,8 +281,11 @@ class Degradation:
         Raises:
             UserError: colour is to be taken away where there is none.
         """
-        if channels != 3 and any(step.name == "grey" for chain in self.chains for step in chain):
-            raise UserError("--degrade grey: these images are grey already; it needs colour images (see --channels 3)")
+        for name in [step.name for chain in self.chains for step in chain if KINDS[step.name].takes_colour]:
+            if channels != 3:
+                raise UserError(
+                    f"--degrade {name}: these images are grey already; it needs colour images (see --channels 3)"
+                )
 
 
 def _step(text: str) -> Step:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from limner.files import replacing
+from limner.files import make_folder, replacing
 
 GAP = 2
 """Pixels between the images of a grid."""
@@ -48,6 +48,17 @@ def grid(images: np.ndarray, columns: int | None = None, scale: int | None = Non
         top, left = GAP + i // columns * cell_h, GAP + i % columns * cell_w
         sheet[top : top + height * scale, left : left + width * scale] = image.repeat(scale, 0).repeat(scale, 1)
     return Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
+
+
+def save_image(pixels: np.ndarray, path: str | Path) -> None:
+    """Write uint8 (H, W, C) to `path` as PNG, into a folder that is made if it is not there.
+
+    Raises:
+        UserError: the folder or the file cannot be written.
+    """
+    make_folder(Path(path).parent)
+    with replacing(path) as temporary:
+        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(temporary, format="PNG")
 
 
 def save_grid(images: Tensor, path: str | Path, columns: int | None = None, scale: int | None = None) -> None:

@@ -20,7 +20,7 @@ from limner.data.order import held_out_order
 from limner.data.settings import DataConfig
 from limner.edit.anomaly import METHODS, NEIGHBOUR, REFERENCE, Auroc, Normal, auroc, choose, score
 from limner.errors import UserError
-from limner.files import write_atomically
+from limner.files import make_folder, write_atomically
 from limner.training.device import pick
 from limner.training.folder import RunFolder
 
@@ -92,12 +92,7 @@ class Anomalies:
         """
         from limner.edit.heat import Strip, picture
 
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"the folder '{folder}' cannot be made: {error.strerror or error}; choose another --out"
-            ) from None
+        make_folder(folder)
         order, strips = self.ranking, []
         for title, rows in (("Strangest", order[:n]), ("Least strange", order[-n:][::-1].copy())):
             words = [f"{self.label(row)[:14]} {self.scores[row]:.3g}".strip() for row in rows]

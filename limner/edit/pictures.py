@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor
 
 from limner import capabilities
-from limner.data.grid import save_grid, to_uint8
+from limner.data.grid import save_grid, save_image, to_uint8
 from limner.edit.examples import examples, load, picture_beside, some
 from limner.edit.projection import project
 from limner.errors import UserError
-from limner.files import replacing
+from limner.files import make_folder
 
 
 def sample_to_files(
@@ -45,7 +43,7 @@ def sample_to_files(
     if label is not None and not classes:
         raise UserError("--label: this model was trained without classes; see --model.classes of `limner train`")
     labels: list[int | None] = [i % classes if classes and label is None else label for i in range(len(seeds))]
-    _make_folder(folder)
+    make_folder(folder)
     images = []
     for i in range(0, len(seeds), batch):
         chosen = labels[i : i + batch]
@@ -53,7 +51,7 @@ def sample_to_files(
         images.append(model.sample(len(chosen), generator=seeds[i : i + batch], **given, **options).cpu())
     drawn = torch.cat(images)
     for seed, image in zip(seeds, drawn, strict=True):
-        _save_image(image, folder / f"seed{seed:05d}.png")
+        save_image(to_uint8(image[None])[0], folder / f"seed{seed:05d}.png")
     # Beside the folder, which then holds samples alone and can be measured as it is.
     grid = folder.with_name(f"{folder.name}.png")
     save_grid(drawn, grid)
@@ -99,18 +97,3 @@ def check_options(function: Any, options: dict[str, Any]) -> dict[str, Any]:
                 f"--set {name}: this model's sampler has " + (f"the options {', '.join(own)}" if own else "no options")
             )
     return options
-
-
-def _save_image(image: Tensor, path: Path) -> None:
-    pixels = to_uint8(image[None])[0]  # (H, W, C)
-    with replacing(path) as temporary:
-        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(temporary, format="PNG")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"the folder '{folder}' cannot be made: {error.strerror or error}; choose another --out"
-        ) from None

@@ -33,7 +33,7 @@ from limner.data.layout import is_image
 from limner.data.settings import DataConfig
 from limner.data.tree import Member, Tree, printable
 from limner.errors import UserError
-from limner.files import replacing
+from limner.files import make_folder, replacing
 from limner.metrics.psnr import decibels, squared_errors
 from limner.noise import mix
 
@@ -301,12 +301,7 @@ def write_picture(image: Tensor, picture: Picture, path: Path) -> None:
     options = dict(WRITERS[format][1])
     if picture.profile and pixels.shape == picture.pixels.shape:
         options["icc_profile"] = picture.profile
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"the folder '{path.parent}' cannot be made: {error.strerror or error}; choose another --out"
-        ) from None
+    make_folder(path.parent)
     with replacing(path) as temporary:
         result.save(temporary, format=format, **options)
 

@@ -6,20 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from limner import capabilities
 from limner.data.dataset import Dataset, Refused
 from limner.data.decode import Unusable, decode
 from limner.data.files import open_tree
-from limner.data.grid import from_uint8, to_uint8
+from limner.data.grid import from_uint8, save_image, to_uint8
 from limner.data.layout import is_image
 from limner.data.order import held_out_order
 from limner.data.resizing import to_channels
 from limner.data.settings import DataConfig
 from limner.errors import UserError
-from limner.files import replacing
 
 
 def swap_strip(model: capabilities.Translates, dataset: Dataset, n: int = 8) -> Tensor:
@@ -69,7 +67,7 @@ def translate_files(
         with torch.no_grad():
             found = to_uint8(model.translate(images.to(device), target=target))  # (b, H, W, C)
         for name, pixels in zip(names, found, strict=True):
-            _save(Image.fromarray(pixels[..., 0] if channels == 1 else pixels), folder / name)
+            save_image(pixels, folder / name)
         done += len(names)
     if not done:
         why = f" ({refused[0].name}: {refused[0].reason})" if refused else ""
@@ -106,14 +104,3 @@ def _read(
             yield names, torch.cat(pixels)
     finally:
         tree.close()
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"the folder '{path.parent}' cannot be made: {error.strerror or error}; choose another --out"
-        ) from None
-    with replacing(path) as temporary:
-        picture.save(temporary, format="PNG")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from limner.errors import UserError
-from limner.files import write_atomically
+from limner.files import make_folder, write_atomically
 from limner.metrics.extractors import chooser
 from limner.metrics.registry import METRICS
 from limner.report import charts, numbers, table, words
@@ -110,13 +110,7 @@ def write_page(comparison: Comparison, out: str | Path, *, title: str = "") -> P
         version=__version__,
     )
     out = Path(out)
-    if out.parent != Path():
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"the folder of '{out}' cannot be made: {error.strerror or error}; choose another --out"
-            ) from None
+    make_folder(out.parent)
     write_atomically(out, page)
     return out
 

@@ -23,7 +23,7 @@ import tomli_w
 from limner import hub, models
 from limner.config import from_mapping
 from limner.errors import UserError
-from limner.files import write_atomically
+from limner.files import make_folder, write_atomically
 from limner.training.settings import TrainConfig
 from limner.version import __version__
 
@@ -66,13 +66,8 @@ class RunFolder:
         first_stage: Path | None = None,
     ) -> None:
         """Begin a run: make the folders, write the settings, and keep a copy of the first stage if there is one."""
-        try:
-            for part in ("state", "samples"):
-                (self.path / part).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"the run folder '{self.path}' cannot be made: {error.strerror or error}; choose another --out"
-            ) from None
+        for part in ("state", "samples"):
+            make_folder(self.path / part, what="run folder")
         if first_stage is not None and first_stage != self.first_stage:
             (self.path / FIRST_STAGE).mkdir(exist_ok=True)
             for file in (hub.WEIGHTS, hub.CONFIG):
