@@ -25,17 +25,16 @@ place of its number. Where a coarser map is known, it adds a bias V * s for each
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Generator, Iterator
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from limner.config import Fraction, ImageConfig, NonNegative, Positive, PositiveFloat, config
+from limner.config import Fraction, Positive, PositiveFloat, config
 from limner.errors import UserError
 from limner.losses.logistic import (
     couple,
@@ -48,37 +47,22 @@ from limner.losses.logistic import (
     split_mixture,
     values_of,
 )
-from limner.model import Batch, Clock, Model, Preset, Update
-from limner.models.autoregressive.conditioning import (
-    CodeContext,
-    check_condition_fields,
-    checked_condition,
-    checked_label,
-)
+from limner.model import Batch, Clock, Preset, Update
+from limner.models.autoregressive.conditioning import CodeContext
+from limner.models.autoregressive.raster import RasterConfig, RasterModel
 from limner.nn.masked import GatedCache, GatedLayer, MaskedConv2d, channel_groups, channel_mask
-from limner.noise import SampleNoise, Seed
 
 
 @config
-class Config(ImageConfig):
+class Config(RasterConfig):
     """Gated PixelCNN."""
 
-    levels: Positive = 256
-    """Grey levels of a channel; filled from the data."""
-    classes: NonNegative = 0
-    """Classes to condition on; 0 for an unconditional model."""
     output: Literal["logistic_mixture", "categorical"] = "categorical"
     """Distribution of a pixel: a mixture of discretised logistics (PixelCNN++), or a softmax over the grey levels."""
     components: Positive = 10
     """Components of the logistic mixture."""
-    unordered: bool = False
-    """Values are codes without an order: the network sees an embedding of each, not its number (categorical output only)."""
     embedding: Positive = 32
-    """Features of the embedding of a code, where `unordered`."""
-    condition_levels: NonNegative = 0
-    """Codes of a coarser map that is given with each image; 0 for none."""
-    condition_size: NonNegative = 0
-    """Height and width of that map."""
+    """Features of the embedding of a code, where `unordered` (which needs categorical output)."""
     width: Positive = 32
     """Features of each of the two stacks."""
     layers: Positive = 8
@@ -158,13 +142,10 @@ class PixelCNNNetwork(nn.Module):
         return self.head(h)
 
 
-class PixelCNN(Model):
+class PixelCNN(RasterModel):
     """Gated PixelCNN. `sample` and `complete` draw pixels, `bits_per_dim` is exact."""
 
     Config = Config
-    averaged = ("network",)
-    autocast = True
-    likelihood: ClassVar[Literal["exact"]] = "exact"
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
@@ -173,19 +154,11 @@ class PixelCNN(Model):
             width = getattr(c, field)
             if width % 2 == 0 or width < 3:
                 raise UserError(f"--{field.replace('_', '-')} {width}: a kernel's width must be odd and at least 3")
-        if c.levels < 2:
-            raise UserError("--levels must be at least 2")
         if c.output == "categorical" and min(c.width, c.head) < c.channels:
             raise UserError(f"--width and --head must be at least {c.channels}, a feature for each colour channel")
         if c.unordered and c.output != "categorical":
             raise UserError("--unordered: codes without an order need --output categorical")
-        check_condition_fields(c.condition_levels, c.condition_size)
         self.network = PixelCNNNetwork(c)
-
-    @property
-    def inputs(self) -> tuple[str, ...]:  # type: ignore[override]
-        c = self.config
-        return ("image", *["label"] * bool(c.classes), *["condition"] * bool(c.condition_levels))
 
     def optimizers(self) -> dict[str, Optimizer]:
         return {"pixelcnn": torch.optim.Adam(self.network.parameters(), lr=self.config.lr, fused=True)}
@@ -197,12 +170,6 @@ class PixelCNN(Model):
         yield Update("pixelcnn", bits, {"bits_per_dim": bits.detach()})
 
     def log_prob(self, image: Tensor, *, label: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
-        """(B,) exact log-likelihood in nats of images (B, C, H, W) on the grid of `config.levels` in [-1, 1].
-
-        Raises:
-            UserError: the model has classes and no label (B,) is given, or the other way round; and so for `condition`,
-                (B, condition_size, condition_size) int64.
-        """
         c = self.config
         params = self.network(image, *self._given(label, condition, len(image)))
         params = params.to(torch.promote_types(params.dtype, torch.float32))  # out of bfloat16 autocast
@@ -214,64 +181,7 @@ class PixelCNN(Model):
         losses = F.cross_entropy(logits.flatten(0, 3), target.flatten(), reduction="none")
         return -losses.unflatten(0, (len(image), -1)).sum(dim=1)
 
-    @torch.no_grad()
-    def bits_per_dim(
-        self, image: Tensor, *, label: Tensor | None = None, condition: Tensor | None = None, generator: Seed = 0
-    ) -> Tensor:
-        """(B,) exact bits per dimension: -log2 p(image) / (C H W). Nothing is random: `generator` is not used."""
-        return -self.log_prob(image, label=label, condition=condition) / (math.log(2) * image[0].numel())
-
     # ------------------------------------------------------------------------------------------------------ sampling
-
-    @torch.no_grad()
-    def sample(
-        self,
-        n: int,
-        *,
-        label: Tensor | int | None = None,
-        condition: Tensor | None = None,
-        generator: Seed = 0,
-        temperature: float = 1.0,
-        cached: bool = True,
-    ) -> Tensor:
-        """n images (n, C, H, W) on the grid of `config.levels` in [-1, 1].
-
-        Args:
-            label: an int for all, or (n,) int64; a class-conditional model without one draws a class for each image.
-            condition: (n, condition_size, condition_size) int64, for a model that is conditioned on coarser codes.
-            generator: see `limner.noise`.
-            temperature: below 1 for likelier, plainer images; 1 samples the model.
-            cached: keep the features of the pixels drawn so far. False runs the whole network for every pixel, many times
-                slower, to the same images: both compute in float64, where rounding does not change a grey level.
-
-        Raises:
-            UserError: a label or condition out of range, or for a model without; a temperature that is not positive.
-        """
-        image = torch.zeros(n, *self.image_shape)
-        return self._draw(image, 0, label, condition, generator, temperature, cached)
-
-    @torch.no_grad()
-    def complete(
-        self,
-        image: Tensor,
-        rows: int,
-        *,
-        label: Tensor | int | None = None,
-        condition: Tensor | None = None,
-        generator: Seed = 0,
-        temperature: float = 1.0,
-    ) -> Tensor:
-        """Images (B, C, H, W) whose first `rows` rows are kept and whose rest is drawn given them; else as `sample`.
-
-        Raises:
-            UserError: images of another shape than the model's, or rows it does not have; else as `sample`.
-        """
-        if tuple(image.shape[1:]) != self.image_shape or not 0 <= rows <= image.shape[2]:
-            shape = "x".join(map(str, image.shape[1:]))
-            raise UserError(
-                f"{rows} rows of {shape} images: the model has images of {'x'.join(map(str, self.image_shape))}"
-            )
-        return self._draw(image, rows, label, condition, generator, temperature, cached=True)
 
     @torch.no_grad()
     def predict(
@@ -287,7 +197,7 @@ class PixelCNN(Model):
         """
         c = self.config
         given = self._given(label, condition, n)
-        network = copy.deepcopy(self.network).to(self._exact).eval()
+        network = self._exact_copy(self.network)
         image = torch.zeros(n, *self.image_shape, dtype=self._exact, device=self.device)
         for i, j, colour, params in self._cached_params(network, image, 0, *given):
             pixel = image[:, :, i, j]
@@ -299,26 +209,20 @@ class PixelCNN(Model):
                 choice = yield mixture_logits(params, pixel, channel, c.levels)
                 pixel[:, channel] = values_of(choice.to(pixel), c.levels)
 
-    def _draw(
+    def _uniforms(self) -> tuple[int, ...]:
+        return self.config.size, self.config.size, self.config.channels + 1
+
+    def _fill(
         self,
         image: Tensor,
         rows: int,
-        label: Tensor | int | None,
-        condition: Tensor | None,
-        generator: Seed,
+        given: tuple[Tensor | None, Tensor | None],
+        uniforms: Tensor,
         temperature: float,
         cached: bool,
     ) -> Tensor:
-        if not temperature > 0:
-            raise UserError(f"the temperature must be positive, not {temperature}")
-        c, n, device = self.config, len(image), self.device
-        noise = SampleNoise(n, generator, device)
-        uniforms = noise.uniform(c.size, c.size, c.channels + 1)  # all drawn first: a pixel's noise is its own
-        if c.classes and label is None:
-            label = noise.integers(c.classes)
-        given = self._given(label, condition, n)
-        network = copy.deepcopy(self.network).to(self._exact).eval()
-        image = values_of(levels_of(image.to(device, self._exact), c.levels), c.levels)  # float32 values are rounded
+        levels, network = self.config.levels, self._exact_copy(self.network)
+        image = values_of(levels_of(image.to(self._exact), levels), levels)  # float32 values are rounded
         image[:, :, rows:] = 0
         walk = self._cached_params if cached else self._naive_params
         for i, j, colour, params in walk(network, image, rows, *given):
@@ -372,22 +276,6 @@ class PixelCNN(Model):
                     yield i, j, colour, F.linear(h, output, network.output.bias)
                 layers[0].put(j, network.features(image[:, :, i, j]))
             above = network.features(image[:, :, i])
-
-    @property
-    def _exact(self) -> torch.dtype:
-        # In float64 rounding does not change a grey level; Apple's GPUs have none.
-        return torch.float32 if self.device.type == "mps" else torch.float64
-
-    def _given(
-        self, label: Tensor | int | None, condition: Tensor | None, n: int
-    ) -> tuple[Tensor | None, Tensor | None]:
-        c, device = self.config, self.device
-        if c.classes and label is None:
-            raise UserError("this PixelCNN is class-conditional: an image has a likelihood only with its label")
-        return (
-            checked_label(label, n, c.classes, device, model="PixelCNN"),
-            checked_condition(condition, n, c.condition_levels, c.condition_size, device),
-        )
 
 
 def mixture_logits(params: Tensor, pixel: Tensor, channel: int, levels: int) -> Tensor:

@@ -21,30 +21,24 @@ palette; as they have an order, a linear function of the level is added to the e
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections.abc import Generator, Iterator
 from contextlib import suppress
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from limner.config import Fraction, ImageConfig, NonNegative, NonNegativeFloat, Positive, PositiveFloat, config
+from limner.config import Fraction, NonNegativeFloat, Positive, PositiveFloat, config
 from limner.errors import UserError
 from limner.losses.logistic import invert_categorical, levels_of, values_of
-from limner.model import Batch, Clock, Model, Preset, Update
-from limner.models.autoregressive.conditioning import (
-    CodeContext,
-    check_condition_fields,
-    checked_condition,
-    checked_label,
-)
+from limner.model import Batch, Clock, Preset, Update
+from limner.models.autoregressive.conditioning import CodeContext
+from limner.models.autoregressive.raster import RasterConfig, RasterModel
 from limner.nn.causal import CausalBlock, KeyValues, initialise
-from limner.noise import SampleNoise, Seed
 
 LONGEST = 1 << 14
 """Values of an image at most: attention over more is out of reach of one device."""
@@ -53,19 +47,9 @@ CACHE_BYTES = 1 << 30
 
 
 @config
-class Config(ImageConfig):
+class Config(RasterConfig):
     """Causal transformer over the values of an image."""
 
-    levels: Positive = 256
-    """Grey levels of a channel, or codes; filled from the data."""
-    classes: NonNegative = 0
-    """Classes to condition on; 0 for an unconditional model."""
-    unordered: bool = False
-    """Values are codes without an order."""
-    condition_levels: NonNegative = 0
-    """Codes of a coarser map that is given with each image; 0 for none."""
-    condition_size: NonNegative = 0
-    """Height and width of that map."""
     width: Positive = 128
     """Features of a position."""
     layers: Positive = 6
@@ -137,22 +121,16 @@ class TransformerNetwork(nn.Module):
         return self.head(self.norm(x))[:, 0]
 
 
-class Transformer(Model):
+class Transformer(RasterModel):
     """Causal transformer. `sample` and `complete` draw values, `predict` is asked for one after the other, `bits_per_dim` is exact."""
 
     Config = Config
-    averaged = ("network",)
-    autocast = True
-    likelihood: ClassVar[Literal["exact"]] = "exact"
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
         c = self.config
         if c.width % c.heads:
             raise UserError(f"--heads {c.heads} must divide --width {c.width}")
-        if c.levels < 2:
-            raise UserError("--levels must be at least 2")
-        check_condition_fields(c.condition_levels, c.condition_size)
         self.length = math.prod(self.image_shape)
         if self.length > LONGEST:
             raise UserError(
@@ -161,11 +139,6 @@ class Transformer(Model):
                 "or train pixelcnn"
             )
         self.network = TransformerNetwork(c)
-
-    @property
-    def inputs(self) -> tuple[str, ...]:  # type: ignore[override]
-        c = self.config
-        return ("image", *["label"] * bool(c.classes), *["condition"] * bool(c.condition_levels))
 
     def optimizers(self) -> dict[str, Optimizer]:
         c = self.config
@@ -182,24 +155,11 @@ class Transformer(Model):
         yield Update("transformer", bits, {"bits_per_dim": bits.detach()})
 
     def log_prob(self, image: Tensor, *, label: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
-        """(B,) exact log-likelihood in nats of images (B, C, H, W) on the grid of `config.levels` in [-1, 1].
-
-        Raises:
-            UserError: the model has classes and no label (B,) is given, or the other way round; and so for `condition`,
-                (B, condition_size, condition_size) int64.
-        """
         values = self.values(image)
         logits = self.network(values, *self._given(label, condition, len(image)))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # out of bfloat16 autocast
         losses = F.cross_entropy(logits.flatten(0, 1), values.flatten(), reduction="none")
         return -losses.view(len(image), -1).sum(dim=1)
-
-    @torch.no_grad()
-    def bits_per_dim(
-        self, image: Tensor, *, label: Tensor | None = None, condition: Tensor | None = None, generator: Seed = 0
-    ) -> Tensor:
-        """(B,) exact bits per dimension: -log2 p(image) / (C H W). Nothing is random: `generator` is not used."""
-        return -self.log_prob(image, label=label, condition=condition) / (math.log(2) * self.length)
 
     def values(self, image: Tensor) -> Tensor:
         """(B, C, H, W) in [-1, 1] to its values in the order of the chain rule, (B, H W C) int64."""
@@ -212,57 +172,6 @@ class Transformer(Model):
         return image.view(-1, height, width, channels).permute(0, 3, 1, 2).contiguous()
 
     # ------------------------------------------------------------------------------------------------------ sampling
-
-    @torch.no_grad()
-    def sample(
-        self,
-        n: int,
-        *,
-        label: Tensor | int | None = None,
-        condition: Tensor | None = None,
-        generator: Seed = 0,
-        temperature: float = 1.0,
-        cached: bool = True,
-    ) -> Tensor:
-        """n images (n, C, H, W) on the grid of `config.levels` in [-1, 1].
-
-        Args:
-            label: an int for all, or (n,) int64; a class-conditional model without one draws a class for each image.
-            condition: (n, condition_size, condition_size) int64, for a model that is conditioned on coarser codes.
-            generator: see `limner.noise`.
-            temperature: below 1 for likelier, plainer images; 1 samples the model.
-            cached: keep the keys and values of the positions so far. False runs the whole network for every value, many times
-                slower, to the same images: both compute in float64, where rounding does not change a value.
-
-        Raises:
-            UserError: a label or condition out of range, or for a model without; a temperature that is not positive.
-        """
-        values = torch.zeros(n, self.length, dtype=torch.long)
-        return self._draw(values, 0, label, condition, generator, temperature, cached)
-
-    @torch.no_grad()
-    def complete(
-        self,
-        image: Tensor,
-        rows: int,
-        *,
-        label: Tensor | int | None = None,
-        condition: Tensor | None = None,
-        generator: Seed = 0,
-        temperature: float = 1.0,
-    ) -> Tensor:
-        """Images (B, C, H, W) whose first `rows` rows are kept and whose rest is drawn given them; else as `sample`.
-
-        Raises:
-            UserError: images of another shape than the model's, or rows it does not have; else as `sample`.
-        """
-        if tuple(image.shape[1:]) != self.image_shape or not 0 <= rows <= image.shape[2]:
-            shape = "x".join(map(str, image.shape[1:]))
-            raise UserError(
-                f"{rows} rows of {shape} images: the model has images of {'x'.join(map(str, self.image_shape))}"
-            )
-        first = rows * self.config.size * self.config.channels
-        return self._draw(self.values(image), first, label, condition, generator, temperature, cached=True)
 
     @torch.no_grad()
     def predict(
@@ -278,30 +187,25 @@ class Transformer(Model):
         """
         values = torch.zeros(n, self.length, dtype=torch.long, device=self.device)
         given = self._given(label, condition, n)
-        yield from self._cached(self._exact_network(), values, 0, *given)
+        yield from self._cached(self._exact_copy(self.network), values, 0, *given)
 
-    def _draw(
+    def _uniforms(self) -> tuple[int, ...]:
+        return (self.length,)
+
+    def _fill(
         self,
-        values: Tensor,
-        first: int,
-        label: Tensor | int | None,
-        condition: Tensor | None,
-        generator: Seed,
+        image: Tensor,
+        rows: int,
+        given: tuple[Tensor | None, Tensor | None],
+        uniforms: Tensor,
         temperature: float,
         cached: bool,
     ) -> Tensor:
-        if not temperature > 0:
-            raise UserError(f"the temperature must be positive, not {temperature}")
-        c, n = self.config, len(values)
-        noise = SampleNoise(n, generator, self.device)
-        uniforms = noise.uniform(self.length)  # all drawn first: a value's noise is its own
-        if c.classes and label is None:
-            label = noise.integers(c.classes)
-        given = self._given(label, condition, n)
-        network, values = self._exact_network(), values.to(self.device)
+        c, values, network = self.config, self.values(image), self._exact_copy(self.network)
+        first = rows * c.size * c.channels
         dialogue = self._cached if cached else self._naive
         at_once = max(1, CACHE_BYTES // (2 * 8 * c.layers * c.width * self.length))
-        for i in range(0, n, at_once):
+        for i in range(0, len(values), at_once):
             part = slice(i, i + at_once)
             own = (None if given_to is None else given_to[part] for given_to in given)
             draw(dialogue(network, values[part], first, *own), uniforms[part, first:], temperature)
@@ -328,21 +232,6 @@ class Transformer(Model):
             if t >= first:
                 values[:, t] = yield logits
             before = network.embed(values[:, t : t + 1])
-
-    def _exact_network(self) -> TransformerNetwork:
-        # In float64 rounding does not change a value; Apple's GPUs have none.
-        return copy.deepcopy(self.network).to(torch.float32 if self.device.type == "mps" else torch.float64).eval()
-
-    def _given(
-        self, label: Tensor | int | None, condition: Tensor | None, n: int
-    ) -> tuple[Tensor | None, Tensor | None]:
-        c, device = self.config, self.device
-        if c.classes and label is None:
-            raise UserError("this transformer is class-conditional: an image has a likelihood only with its label")
-        return (
-            checked_label(label, n, c.classes, device, model="transformer"),
-            checked_condition(condition, n, c.condition_levels, c.condition_size, device),
-        )
 
     def _check_memory(self, batch: int) -> None:
         # At least the inputs of every linear layer and the logits are kept for the backward pass, in 2 bytes under autocast.
