@@ -20,12 +20,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from limner.config import Positive, config
 from limner.model import Batch, Clock, Preset, Update
+from limner.models.autoencoders.codes import OneMap, QuantizerConfig, log, make_quantizer
 from limner.models.autoencoders.first_stage import FirstStage, FirstStageConfig
-from limner.models.autoencoders.vqvae import QuantizerConfig, log, make_quantizer
 
 
 @config
@@ -48,7 +46,7 @@ LARGE: dict[str, Any] = {
 TRAIN = {"batch": 32, "warmup": 2_000, "schedule": "cosine", "clip": 1.0}
 
 
-class VQGAN(FirstStage):
+class VQGAN(OneMap, FirstStage):
     """Reconstructs, and turns images into one map of codes and back.
 
     Raises:
@@ -78,34 +76,3 @@ class VQGAN(FirstStage):
         quantized = self.quantizer(self.encoder(x))
         y = self.decoder(quantized.code)
         yield from self.updates(x, y, quantized.loss, log(quantized, self.quantizer), clock.images)
-
-    def encode(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) in [-1, 1] -> z_q, the values (B, D, h, w) of the image's codes."""
-        return self.quantizer.lookup(*self.tokenize(image))
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """(B, D, h, w), values of codes or between them -> (B, C, H, W), cut to [-1, 1]."""
-        return self.decoder(latent).float().clamp(-1, 1)
-
-    def reconstruct(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) in [-1, 1] -> the decoded codes, the same shape and range."""
-        return self.detokenize(self.tokenize(image))
-
-    @property
-    def codebooks(self) -> tuple[int, ...]:
-        """How many codes there are."""
-        return (self.quantizer.size,)
-
-    @property
-    def code_shapes(self) -> tuple[tuple[int, int], ...]:
-        """(h, w) of the map of codes."""
-        side = self.config.size // self.config.factor
-        return ((side, side),)
-
-    def tokenize(self, image: Tensor) -> tuple[Tensor]:
-        """(B, C, H, W) in [-1, 1] -> the codes, int64 (B, h, w)."""
-        return (self.quantizer.find(self.encoder(image)),)
-
-    def detokenize(self, codes: tuple[Tensor, ...]) -> Tensor:
-        """Codes, int64 (B, h, w) -> (B, C, H, W) in [-1, 1]."""
-        return self.decode(self.quantizer.lookup(*codes))

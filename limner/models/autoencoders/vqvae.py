@@ -22,39 +22,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
-from limner.config import Fraction, ImageConfig, NonNegative, NonNegativeFloat, Positive, PositiveFloat, config
+from limner.config import NonNegative, Positive, PositiveFloat, config
 from limner.errors import UserError
 from limner.model import Batch, Clock, Model, Preset, Update
-from limner.nn.quantize import FSQ, Quantized, Quantizer, VectorQuantizer
-
-
-@config
-class QuantizerConfig(ImageConfig):
-    """How vectors become codes."""
-
-    quantizer: Literal["ema", "gradient", "fsq"] = "ema"
-    """Codebook by moving averages, codebook by gradient, or finite scalar quantisation."""
-    codebook: Positive = 512
-    """Codes in the codebook (with fsq: the product of fsq_levels)."""
-    code_width: Positive = 64
-    """Numbers in a code (with fsq: one for each of fsq_levels)."""
-    beta: NonNegativeFloat = 0.25
-    """Weight of the commitment, which keeps the encoder near its codes."""
-    decay: Fraction = 0.99
-    """ema: what the moving averages keep from one step to the next."""
-    restart: Fraction = 0.1
-    """A code used less than this share of equal use begins afresh on a vector of the batch. 0: never."""
-    cosine: bool = False
-    """Vectors and codes are scaled to length one."""
-    fsq_levels: tuple[Positive, ...] = (8, 6, 5)
-    """fsq: values that each number is rounded to."""
+from limner.models.autoencoders.codes import OneMap, QuantizerConfig, log, make_quantizer
 
 
 @config
@@ -74,7 +51,7 @@ class Config(QuantizerConfig):
 TRAIN = {"batch": 64, "warmup": 5_000, "schedule": "cosine", "clip": 1.0}
 
 
-class VQVAE(Model):
+class VQVAE(OneMap, Model):
     """Reconstructs, and turns images into one map of codes and back.
 
     Raises:
@@ -111,37 +88,6 @@ class VQVAE(Model):
         yield Update(
             "vqvae", error + quantized.loss, {"reconstruction": error.detach(), **log(quantized, self.quantizer)}
         )
-
-    def encode(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) in [-1, 1] -> z_q(x), the values (B, D, h, w) of the image's codes."""
-        return self.quantizer.lookup(*self.tokenize(image))
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """(B, D, h, w), values of codes or between them -> (B, C, H, W), cut to [-1, 1]."""
-        return self.decoder(latent).clamp(-1, 1)
-
-    def reconstruct(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) in [-1, 1] -> the decoded codes, the same shape and range."""
-        return self.detokenize(self.tokenize(image))
-
-    @property
-    def codebooks(self) -> tuple[int, ...]:
-        """How many codes there are."""
-        return (self.quantizer.size,)
-
-    @property
-    def code_shapes(self) -> tuple[tuple[int, int], ...]:
-        """(h, w) of the map of codes."""
-        side = self.config.size // self.config.factor
-        return ((side, side),)
-
-    def tokenize(self, image: Tensor) -> tuple[Tensor]:
-        """(B, C, H, W) in [-1, 1] -> the codes, int64 (B, h, w)."""
-        return (self.quantizer.find(self.encoder(image)),)
-
-    def detokenize(self, codes: tuple[Tensor, ...]) -> Tensor:
-        """Codes, int64 (B, h, w) -> (B, C, H, W) in [-1, 1]."""
-        return self.decode(self.quantizer.lookup(*codes))
 
 
 # ---- parts that VQ-VAE-2 is made of as well
@@ -181,27 +127,6 @@ class Upsampler(nn.Sequential):
         for before, after in pairwise([width, *[width // 2] * (doublings - 1), outputs]):
             layers += [nn.SiLU(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
         super().__init__(*layers)
-
-
-def make_quantizer(c: QuantizerConfig) -> Quantizer:
-    """The quantiser that the configuration asks for."""
-    if c.quantizer == "fsq":
-        return FSQ(c.fsq_levels)
-    return VectorQuantizer(
-        c.codebook,
-        c.code_width,
-        learn=c.quantizer,
-        beta=c.beta,
-        decay=c.decay,
-        restart=c.restart,
-        cosine=c.cosine,
-    )
-
-
-def log(quantized: Quantized, quantizer: Quantizer, prefix: str = "") -> dict[str, Tensor]:
-    """What a curve is drawn of, and what health watches."""
-    size = torch.tensor(float(quantizer.size))
-    return {f"{prefix}perplexity": quantized.perplexity.detach(), f"{prefix}codebook_size": size}
 
 
 def halvings_of(size: int, factor: int, *, further: int = 0) -> int:

@@ -29,14 +29,8 @@ from torch.optim import Adam, Optimizer
 
 from limner.config import NonNegative, Positive, PositiveFloat, config
 from limner.model import Batch, Clock, Model, Preset, Update
-from limner.models.autoencoders.vqvae import (
-    Downsampler,
-    QuantizerConfig,
-    Upsampler,
-    halvings_of,
-    log,
-    make_quantizer,
-)
+from limner.models.autoencoders.codes import QuantizerConfig, log, make_quantizer
+from limner.models.autoencoders.vqvae import Downsampler, Upsampler, halvings_of
 
 
 @config
