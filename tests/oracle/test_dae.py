@@ -1,5 +1,6 @@
 """The denoising autoencoder: what it learns from, that it is local and of any size, and that it restores."""
 
+import copy
 import math
 
 import numpy as np
@@ -91,7 +92,7 @@ def test_a_unet_starts_from_the_image_that_it_is_given():
 @pytest.mark.parametrize("network", NETWORKS)
 def test_can_restore_and_says_no_more(network):
     model = DAE(Config(size=8, network=network))
-    assert capabilities.of(model) == ["reconstruct", "restore"] == capabilities.of(DAE)
+    assert [can for can in capabilities.of(model) if can != "encode"] == ["reconstruct", "restore"] == capabilities.of(DAE)
     assert "degraded" not in model.inputs
 
 
@@ -163,3 +164,17 @@ def test_learns_a_linear_filter_that_is_best():
     least = float((best - x).square().mean())
     assert least < 0.5 * sigma**2
     assert 0.98 * least < error < 1.08 * least
+
+
+def test_a_bottleneck_is_a_code_and_skips_are_none():
+    x = torch.rand(3, 1, 28, 28) * 2 - 1
+    model = awake(Config(size=28, width=8, network="bottleneck"))
+    code = model.encode(x)
+    assert code.shape == (3, 64, 4, 4)  # 28 is filled up to 32, halved three times
+    torch.testing.assert_close(model.decode(code), model.restore(x))
+    assert isinstance(model, capabilities.Encodes)
+    assert not isinstance(DAE(Config(size=28)), capabilities.Encodes)
+    kept = copy.deepcopy(model)
+    with torch.no_grad():
+        model.network.first.weight.zero_()
+    torch.testing.assert_close(kept.encode(x), code)  # a copy's encoder is its own

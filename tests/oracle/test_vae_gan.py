@@ -61,9 +61,10 @@ def gradient(loss, module):
 def test_losses_are_their_closed_forms():
     generator = torch.Generator().manual_seed(0)
     a, b, real, copy, fake = 3 * torch.randn(5, 4, 7, generator=generator, dtype=torch.float64)
-    constant = 7 / 2 * math.log(2 * math.pi)
-    truth = -Normal(b, 1.0).log_prob(a).sum(1).mean() - constant  # equation 8
-    torch.testing.assert_close(feature_error(a, b), truth)
+    for sigma in (1.0, 0.3):
+        constant = 7 / 2 * math.log(2 * math.pi * sigma**2)
+        truth = -Normal(b, sigma).log_prob(a).sum(1).mean() - constant  # equation 8
+        torch.testing.assert_close(feature_error(a, b, sigma), truth)
     one, zero = torch.ones_like(real), torch.zeros_like(real)
     bce = F.binary_cross_entropy_with_logits
     torch.testing.assert_close(gan_loss(real, copy, fake), bce(real, one) + bce(copy, zero) + bce(fake, zero))

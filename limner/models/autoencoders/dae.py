@@ -10,7 +10,8 @@ kinds of damage one model learns to undo them all, and is not told which an imag
 the clean images that could be behind the damaged one: where there are several, as under a mask, it is blurred.
 
 - `unet`: f sees what g saw at every resolution, and gives the difference between the damaged image and the clean one. For restoration.
-- `bottleneck`: the papers' and the lecture's picture. All that f sees is g's smallest map.
+- `bottleneck`: the papers' and the lecture's picture. All that f sees is g's smallest map, which is the image's code: what a
+  classifier can be started from (section 3.2 of the first paper).
 
 Both are convolutional, without normalisation: a pixel depends on its surroundings within `reach` alone, so images may be of any size,
 and tiles that overlap by that much fit together as if there were none.
@@ -67,27 +68,39 @@ class Restorer(nn.Module):
         self.shrink = nn.ModuleList(nn.Sequential(Downsample(a), nn.Conv2d(a, b, 1)) for a, b in pairwise(widths))
         self.up = nn.ModuleList(_blocks(w, blocks) for w in widths[:-1])
         self.grow = nn.ModuleList(nn.Sequential(nn.Conv2d(b, a, 1), Upsample(a)) for a, b in pairwise(widths))
-        self.last = nn.Sequential(nn.SiLU(), nn.Conv2d(widths[0], channels, 3, padding=1))
+        # Linear in the features: an activation here, all of whose inputs are once negative, would stay at zero for ever.
+        self.last = nn.Conv2d(widths[0], channels, 3, padding=1)
         self.apply(keep_size)
         if skips:
-            near_zero(self.last[1])
+            near_zero(self.last)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third quicker on a CPU
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[2:]
-        # Filled up to what can be halved so often, by repeating the last row and column.
-        whole = F.pad(x, (0, -W % self.step, 0, -H % self.step), mode="replicate")
-        h = self.first(whole.contiguous(memory_format=torch.channels_last))
-        seen = []
-        for blocks, shrink in zip(self.down, [*self.shrink, nn.Identity()], strict=True):
-            h = blocks(h)
-            seen.append(h)
-            h = shrink(h)
-        for blocks, grow, before in reversed(list(zip(self.up, self.grow, seen[:-1], strict=True))):
-            h = grow(h)
-            h = blocks(h + before if self.skips else h)
-        h = self.last(h)
+        maps = self.down_maps(whole := self.filled_up(x))
+        h = self.up_from(maps.pop(), maps if self.skips else None)
         return (whole + h if self.skips else h)[..., :H, :W]
+
+    def filled_up(self, x: Tensor) -> Tensor:
+        """x, its last row and column repeated until its sides can be halved so often."""
+        H, W = x.shape[2:]
+        whole = F.pad(x, (0, -W % self.step, 0, -H % self.step), mode="replicate")
+        return whole.contiguous(memory_format=torch.channels_last)
+
+    def down_maps(self, whole: Tensor) -> list[Tensor]:
+        """g: the features (B, widths[i], H / 2^i, W / 2^i) at each resolution."""
+        h, maps = self.first(whole), []
+        for blocks, shrink in zip(self.down, [*self.shrink, nn.Identity()], strict=True):
+            maps.append(blocks(h))
+            h = shrink(maps[-1])
+        return maps
+
+    def up_from(self, h: Tensor, before: list[Tensor] | None) -> Tensor:
+        """f: from the smallest map, and those `before` it where they are seen, to (B, channels, H, W)."""
+        for i, (blocks, grow) in reversed(list(enumerate(zip(self.up, self.grow, strict=True)))):
+            h = grow(h)
+            h = blocks(h if before is None else h + before[i])
+        return self.last(h)
 
 
 def keep_size(module: nn.Module) -> None:
@@ -112,7 +125,7 @@ TRAIN = {"batch": 32, "warmup": 5_000, "schedule": "cosine", "clip": 1.0, "ema_h
 
 
 class DAE(Model):
-    """Restores damaged images, of any size. (`reconstruct` shows what it does to images that are whole.)"""
+    """Restores damaged images, of any size; with a bottleneck it encodes. (`reconstruct` is of images that are whole.)"""
 
     Config = Config
     PRESETS: ClassVar = {
@@ -133,6 +146,8 @@ class DAE(Model):
             self.degradation.check(c.channels)
         widths = [c.width * m for m in c.multipliers]
         self.network = Restorer(c.channels, widths, c.blocks, skips=c.network == "unet")
+        if c.network == "bottleneck":  # with skips the smallest map is no code of the image
+            self.encode, self.decode = self._encode, self._decode
 
     @property
     def reach(self) -> int:
@@ -163,3 +178,12 @@ class DAE(Model):
     def reconstruct(self, image: Tensor) -> Tensor:
         """(B, C, H, W) in [-1, 1] -> f(g(x)), the same shape and range."""
         return self.restore(image)
+
+    def _encode(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) in [-1, 1] -> g(x), the smallest map (B, C', H', W')."""
+        return self.network.down_maps(self.network.filled_up(image))[-1].to(image.dtype)
+
+    def _decode(self, latent: Tensor) -> Tensor:
+        """A smallest map (B, C', H', W') -> f(z), an image (B, C, size, size) in [-1, 1]."""
+        size = self.config.size
+        return self.network.up_from(latent, None)[..., :size, :size].clamp(-1, 1)

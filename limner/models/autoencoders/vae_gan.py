@@ -4,7 +4,7 @@ Larsen et al. 2016, "Autoencoding Beyond Pixels Using a Learned Similarity Metri
 slight shift of an edge is a large error, so a VAE blurs. Here the error is measured in a hidden layer Dis_l of the discriminator:
 
     L_prior = KL(q(z|x) || p(z)),   q = N(mu(x), diag sigma(x)^2),   p(z) = N(0, I)                 (equation 4)
-    L_dis_l = -E_q log N(Dis_l(x); Dis_l(x~), I),   x~ = Dec(z),  z ~ q(z|x)                        (equations 7, 8)
+    L_dis_l = -E_q log N(Dis_l(x); Dis_l(x~), sigma^2 I),   x~ = Dec(z),  z ~ q(z|x)                (equations 7, 8)
     L_GAN   = log Dis(x) + log(1 - Dis(x~)) + log(1 - Dis(x_p)),   x_p = Dec(z_p),  z_p ~ p(z)      (equations 5, 10)
 
 Each network descends only its own part of these (section 2.3 and algorithm 1, which has the signs of L_GAN as if it were the
@@ -18,7 +18,8 @@ Decoder and discriminator are DCGAN's, as there, with batch normalisation; real 
 each by themselves.
 
 Deviations: the decoder descends the non-saturating form of L_GAN (`loss="minimax"` is the paper's); Adam with beta1 = 0.5 for
-RMSProp; the encoder is the `vae`'s, without batch normalisation; the constant of the log-density is left out; averaged weights.
+RMSProp; the encoder is the `vae`'s, without batch normalisation; the constant of the log-density is left out; sigma, which is 1 in the
+paper, may be less, so that small images, whose features are few, still tell the encoder more than the prior does; averaged weights.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Config(ImageConfig):
     """Discriminator: channels next to the image, doubled at each halving."""
     layer: Positive = 2
     """Which of the discriminator's halvings gives the features that reconstructions are compared in, 1 next to the image."""
+    sigma: PositiveFloat = 1.0
+    """Standard deviation of a feature given the latent: the smaller, the more of the image the latent tells."""
     gamma: NonNegativeFloat = 0.003
     """Weight of the feature error beside the adversarial loss, for the decoder."""
     loss: Literal["non-saturating", "minimax"] = "non-saturating"
@@ -124,7 +127,7 @@ class VAEGAN(Model):
         with torch.no_grad():
             target, _ = self.discriminator(x)
         features, _ = self.discriminator(self.decoder(z))
-        prior, error = kl_to_standard_normal(mu, log_sigma).mean(), feature_error(target, features)
+        prior, error = kl_to_standard_normal(mu, log_sigma).mean(), feature_error(target, features, c.sigma)
         log = {"kl": prior.detach(), "feature_error": error.detach()}
         yield Update("encoder", prior + error, log)
 
@@ -132,7 +135,7 @@ class VAEGAN(Model):
         copy, fake = self.decoder(z.detach()), self.decoder(torch.randn_like(mu))  # x~, x_p
         (features, on_copy), (_, on_fake) = self.discriminator(copy), self.discriminator(fake)
         adversarial = GENERATOR_LOSSES[c.loss](on_copy) + GENERATOR_LOSSES[c.loss](on_fake)
-        yield Update("decoder", c.gamma * feature_error(target, features) + adversarial)
+        yield Update("decoder", c.gamma * feature_error(target, features, c.sigma) + adversarial)
 
         logits = [self.discriminator(image)[1] for image in (x, copy.detach(), fake.detach())]
         log = {
@@ -167,9 +170,9 @@ class VAEGAN(Model):
         return self.decode(self.latents(n, generator=generator))
 
 
-def feature_error(target: Tensor, features: Tensor) -> Tensor:
-    """L_dis_l but for its constant: 1/2 |Dis_l(x) - Dis_l(x~)|^2, (B, features) each, mean over the batch."""
-    return 0.5 * (target - features).square().sum(dim=1).mean()
+def feature_error(target: Tensor, features: Tensor, sigma: float = 1.0) -> Tensor:
+    """L_dis_l but for its constant: |Dis_l(x) - Dis_l(x~)|^2 / (2 sigma^2), (B, features) each, mean over the batch."""
+    return 0.5 * ((target - features) / sigma).square().sum(dim=1).mean()
 
 
 def gan_loss(real: Tensor, copy: Tensor, fake: Tensor) -> Tensor:
