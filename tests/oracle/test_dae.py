@@ -92,7 +92,9 @@ def test_a_unet_starts_from_the_image_that_it_is_given():
 @pytest.mark.parametrize("network", NETWORKS)
 def test_can_restore_and_says_no_more(network):
     model = DAE(Config(size=8, network=network))
-    assert [can for can in capabilities.of(model) if can != "encode"] == ["reconstruct", "restore"] == capabilities.of(DAE)
+    assert (
+        [can for can in capabilities.of(model) if can != "encode"] == ["reconstruct", "restore"] == capabilities.of(DAE)
+    )
     assert "degraded" not in model.inputs
 
 
