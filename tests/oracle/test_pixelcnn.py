@@ -5,6 +5,14 @@ import math
 
 import pytest
 import torch
+from raster import (
+    completing_a_sample_with_its_own_noise_gives_it_back,
+    given,
+    joints_sum_to_one,
+    nats_by_predicting,
+    random_images,
+    samples_have_the_frequencies_of_the_joint,
+)
 from sklearn.datasets import load_digits
 
 from limner.capabilities import Predicts
@@ -25,12 +33,6 @@ def build(seed=0, scale=0.4, **config) -> PixelCNN:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 0, scale)
     return model
-
-
-def random_images(model, n, seed=0):
-    c = model.config
-    levels = torch.randint(c.levels, (n, *model.image_shape), generator=torch.Generator().manual_seed(seed))
-    return values_of(levels.double(), c.levels)
 
 
 def seen(model, i, j, outputs) -> set[tuple[int, int, int]]:
@@ -72,31 +74,13 @@ def test_has_no_blind_spot():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_joint_over_all_binary_images_sums_to_one(channels, output, classes):
     model = build(channels=channels, output=output, classes=classes, levels=2, size=2)
-    images = (
-        torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4 * channels))).reshape(-1, channels, 2, 2).double()
-    )
-    joints = []
-    for label in range(classes) if classes else [None]:
-        labels = None if label is None else torch.full((len(images),), label)
-        with torch.no_grad():
-            joints.append(model.log_prob(images, label=labels).exp())
-        assert joints[-1].sum().item() == pytest.approx(1, abs=1e-10)
-    for a, b in itertools.combinations(joints, 2):
-        assert (a - b).abs().sum() > 0.05, "the class does not change the distribution"
+    joints_sum_to_one(model, apart=0.05)
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_samples_have_the_frequencies_of_the_joint(output):
-    model = build(channels=1, output=output, classes=2, levels=2, size=2).float()
-    images = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4))).reshape(-1, 1, 2, 2)
-    n = 8000
-    for label in (0, 1):
-        with torch.no_grad():
-            truth = model.log_prob(images, label=torch.full((16,), label)).exp()
-        drawn = model.sample(n, label=label, generator=5)
-        index = (drawn.flatten(1) > 0).long() @ torch.tensor([8, 4, 2, 1])
-        frequencies = torch.bincount(index, minlength=16) / n
-        assert 0.5 * (frequencies - truth).abs().sum() < 0.03  # expected about 0.015 for 16 equal cells
+    model = build(channels=1, output=output, classes=2, levels=2, size=2)
+    samples_have_the_frequencies_of_the_joint(model.float())
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
@@ -141,13 +125,7 @@ def test_cached_sampling_equals_naive_sampling(channels, output, classes):
 
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_completing_the_top_of_a_sample_with_its_own_noise_gives_it_back(output):
-    model = build(channels=3, output=output, levels=16, size=6).float()
-    image = model.sample(3, generator=1)
-    for rows in (0, 2, 6):
-        assert torch.equal(model.complete(image, rows, generator=1), image)
-    other = model.complete(image, 2, generator=2)
-    assert torch.equal(other[:, :, :2], image[:, :, :2])
-    assert (other[:, :, 2:] != image[:, :, 2:]).float().mean() > 0.2
+    completing_a_sample_with_its_own_noise_gives_it_back(build(channels=3, output=output, levels=16, size=6).float())
 
 
 def test_training_learns_the_classes():
@@ -175,18 +153,6 @@ def test_training_learns_the_classes():
 
 
 # ------------------------------------------------------------------------------------------------------------- codes
-
-
-def given(model, n, seed=0):
-    """Labels and coarser codes for a model that needs them."""
-    c, g = model.config, torch.Generator().manual_seed(seed)
-    made = {}
-    if c.classes:
-        made["label"] = torch.randint(c.classes, (n,), generator=g)
-    if c.condition_levels:
-        shape = (n, c.condition_size, c.condition_size)
-        made["condition"] = torch.randint(c.condition_levels, shape, generator=g)
-    return made
 
 
 CODES = {"unordered": True, "embedding": 6}
@@ -225,15 +191,7 @@ def test_codes_have_no_order_and_grey_levels_have():
 
 def test_joint_given_coarser_codes_sums_to_one_and_they_change_it():
     model = build(levels=2, size=2, classes=2, condition_levels=3, condition_size=1, **CODES)
-    images = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4))).reshape(16, 1, 2, 2).double()
-    joints = []
-    for label, code in itertools.product(range(2), range(3)):
-        labels, condition = torch.full((16,), label), torch.full((16, 1, 1), code)
-        with torch.no_grad():
-            joints.append(model.log_prob(images, label=labels, condition=condition).exp())
-        assert joints[-1].sum().item() == pytest.approx(1, abs=1e-10)
-    for a, b in itertools.combinations(joints, 2):
-        assert (a - b).abs().sum() > 1e-3
+    joints_sum_to_one(model, apart=1e-3)
 
 
 def test_a_coarser_code_is_heard_at_its_own_place_first():
@@ -269,18 +227,10 @@ def test_what_predict_says_is_the_likelihood(channels, output, codes):
     model = build(channels=channels, output=output, levels=6, size=4, scale=0.3, **kind)
     assert isinstance(model, Predicts)
     extra, image = given(model, 3), random_images(model, 3)
-    dialogue, choice = model.predict(3, **extra), None
-    nats = torch.zeros(3, dtype=torch.float64)
-    for value in levels_of(image, 6).long().permute(0, 2, 3, 1).flatten(1).unbind(1):
-        logits = dialogue.send(choice)
-        assert logits.dtype == torch.float64
-        assert logits.shape == (3, 6)
-        if output == "logistic_mixture":  # these are normalised already
-            assert logits.logsumexp(1).abs().max() < 1e-12
-        nats += logits.log_softmax(1).gather(1, value[:, None])[:, 0]
-        choice = value
-    with pytest.raises(StopIteration):
-        dialogue.send(choice)
+    values = levels_of(image, 6).long().permute(0, 2, 3, 1).flatten(1)
+    nats, logits = nats_by_predicting(model, values, **extra)
+    if output == "logistic_mixture":  # these are normalised already
+        assert logits.logsumexp(-1).abs().max() < 1e-12
     with torch.no_grad():
         torch.testing.assert_close(nats, model.log_prob(image, **extra), rtol=0, atol=1e-10)
 

@@ -1,15 +1,22 @@
 """The transformer against exact truths: causality by autograd, joints by enumeration, cached sampling by naive."""
 
-import itertools
 import math
 
 import pytest
 import torch
+from raster import (
+    completing_a_sample_with_its_own_noise_gives_it_back,
+    given,
+    joints_sum_to_one,
+    nats_by_predicting,
+    random_images,
+    samples_have_the_frequencies_of_the_joint,
+)
 from sklearn.datasets import load_digits
 
 from limner.capabilities import Predicts, Samples, Scores
 from limner.errors import UserError
-from limner.losses.logistic import invert_categorical, values_of
+from limner.losses.logistic import invert_categorical
 from limner.model import Clock
 from limner.models.autoregressive import transformer
 from limner.models.autoregressive.transformer import Config, Transformer
@@ -30,24 +37,6 @@ def build(seed=0, scale=0.3, **config) -> Transformer:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 0, scale)
     return model
-
-
-def random_images(model, n, seed=0):
-    c = model.config
-    levels = torch.randint(c.levels, (n, *model.image_shape), generator=torch.Generator().manual_seed(seed))
-    return values_of(levels.double(), c.levels)
-
-
-def given(model, n, seed=0):
-    """Labels and coarser codes for a model that needs them."""
-    c, g = model.config, torch.Generator().manual_seed(seed)
-    made = {}
-    if c.classes:
-        made["label"] = torch.randint(c.classes, (n,), generator=g)
-    if c.condition_levels:
-        shape = (n, c.condition_size, c.condition_size)
-        made["condition"] = torch.randint(c.condition_levels, shape, generator=g)
-    return made
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -71,24 +60,12 @@ def test_every_value_sees_all_that_is_before_it_and_nothing_else(kind):
 def test_joint_over_all_binary_images_sums_to_one(classes, unordered, conditioned):
     coarse = {"condition_levels": 3, "condition_size": 1} if conditioned else {}
     model = build(levels=2, size=2, classes=classes, unordered=unordered, scale=0.6, **coarse)
-    images = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4))).reshape(16, 1, 2, 2).double()
-    joints = []
-    for label, code in itertools.product(range(classes) if classes else [None], range(3) if conditioned else [None]):
-        labels = None if label is None else torch.full((16,), label)
-        condition = None if code is None else torch.full((16, 1, 1), code)
-        with torch.no_grad():
-            joints.append(model.log_prob(images, label=labels, condition=condition).exp())
-        assert joints[-1].sum().item() == pytest.approx(1, abs=1e-10)
-    for a, b in itertools.combinations(joints, 2):
-        assert (a - b).abs().sum() > 1e-4, "the class or the coarser code does not change the distribution"
+    joints_sum_to_one(model, apart=1e-4)
 
 
 def test_colours_of_a_pixel_are_interleaved_and_their_joint_sums_to_one():
     model = build(levels=2, size=1, channels=3, scale=0.8)
-    images = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=3))).reshape(8, 3, 1, 1).double()
-    with torch.no_grad():
-        joint = model.log_prob(images).exp()
-    assert joint.sum().item() == pytest.approx(1, abs=1e-10)
+    joints_sum_to_one(model, apart=0)
     wide = build(levels=8, size=2, channels=3)
     image = random_images(wide, 2)
     values = wide.values(image)
@@ -97,16 +74,7 @@ def test_colours_of_a_pixel_are_interleaved_and_their_joint_sums_to_one():
 
 
 def test_samples_have_the_frequencies_of_the_joint():
-    model = build(size=2, levels=2, classes=2, scale=0.7).float()
-    images = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4))).reshape(-1, 1, 2, 2)
-    n = 8000
-    for label in (0, 1):
-        with torch.no_grad():
-            truth = model.log_prob(images, label=torch.full((16,), label)).exp()
-        drawn = model.sample(n, label=label, generator=5)
-        index = (drawn.flatten(1) > 0).long() @ torch.tensor([8, 4, 2, 1])
-        frequencies = torch.bincount(index, minlength=16) / n
-        assert 0.5 * (frequencies - truth).abs().sum() < 0.03
+    samples_have_the_frequencies_of_the_joint(build(size=2, levels=2, classes=2, scale=0.7).float())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -126,13 +94,7 @@ def test_cached_sampling_equals_naive_sampling_in_any_batch(kind, monkeypatch):
 
 
 def test_completing_the_top_of_a_sample_with_its_own_noise_gives_it_back():
-    model = build(channels=3, levels=16, size=4).float()
-    image = model.sample(3, generator=1)
-    for rows in (0, 2, 4):
-        assert torch.equal(model.complete(image, rows, generator=1), image)
-    other = model.complete(image, 2, generator=2)
-    assert torch.equal(other[:, :, :2], image[:, :, :2])
-    assert (other[:, :, 2:] != image[:, :, 2:]).float().mean() > 0.2
+    completing_a_sample_with_its_own_noise_gives_it_back(build(channels=3, levels=16, size=4).float())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -142,16 +104,7 @@ def test_what_predict_says_is_the_likelihood_and_what_sample_draws(kind):
     assert isinstance(model, Scores)
     assert isinstance(model, Samples)
     extra, image = given(model, 4), random_images(model, 4).float()
-    dialogue, choice = model.predict(4, **extra), None
-    nats = torch.zeros(4, dtype=torch.float64)
-    for value in model.values(image).unbind(1):
-        logits = dialogue.send(choice)
-        assert logits.dtype == torch.float64
-        assert logits.shape == (4, 6)
-        nats += logits.log_softmax(1).gather(1, value[:, None])[:, 0]
-        choice = value
-    with pytest.raises(StopIteration):
-        dialogue.send(choice)
+    nats, _ = nats_by_predicting(model, model.values(image), **extra)
     with torch.no_grad():
         exact = model.double().log_prob(image.double(), **extra)
     torch.testing.assert_close(nats, exact, rtol=0, atol=1e-10)
