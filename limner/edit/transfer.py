@@ -39,7 +39,7 @@ from limner.data.order import held_out_order
 from limner.errors import UserError
 from limner.model import Model
 from limner.noise import mix
-from limner.training.device import pick
+from limner.training.device import has_bfloat16, pick
 from limner.training.folder import RunFolder
 
 LEARNING_RATES, STARTS = (3e-5, 1e-4, 3e-4, 1e-3), ("probe", "random")
@@ -324,14 +324,18 @@ def fine_tune(classifier: CodeClassifier, images: Tensor, labels: Tensor, *, lr:
     weights = [*encoder_weights(classifier, images[:2]), *classifier.layer.parameters()]
     optimizer = torch.optim.Adam(weights, lr=lr)
     steps = max(STEPS, PASSES * len(images) // BATCH)
-    generator = torch.Generator().manual_seed(seed)
+    generator, device = torch.Generator().manual_seed(seed), images.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for step in range(steps):
-            rows = torch.randperm(len(images), generator=generator)[:BATCH].to(images.device)
+            rows = torch.randperm(len(images), generator=generator)[:BATCH].to(device)
             optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
             optimizer.zero_grad()
-            F.cross_entropy(classifier(images[rows]), labels[rows]).backward()
+            with torch.autocast(
+                device.type, torch.bfloat16, enabled=classifier.model.autocast and has_bfloat16(device)
+            ):
+                logits = classifier(images[rows])
+            F.cross_entropy(logits.float(), labels[rows]).backward()
             optimizer.step()
     classifier.eval()
 
