@@ -103,7 +103,7 @@ def main() -> None:
         if verb in can:
             lines += [f"**{title}** (`{command}`)", "", f"![{title} of {name}]({name}-{verb}.png)", ""]
     for number_, (title, command, file) in enumerate(given.picture, start=1):
-        limner(*(run if word == "RUN" else word for word in shlex.split(command)[1:]))
+        limner(*(run + word[3:] if word.split("/")[0] == "RUN" else word for word in shlex.split(command)[1:]))
         kept = f"{name}-{shlex.split(command)[1]}-{number_}.png"
         shutil.copy(file.replace("RUN", run), HERE / kept)
         lines += [f"**{title}** (`{command}`)", "", f"![{title}]({kept})", ""]

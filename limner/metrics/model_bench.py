@@ -58,7 +58,7 @@ class ModelBench(Bench):
         self.model, self.batch = model, batch
         self.options = {verb: dict(values) for verb, values in (options or {}).items()}
         self.stats = list(stats)
-        self.device = next(model.parameters()).device
+        self.device = model.device
         self._drawn: list[Tensor] = []  # batches of samples, float, in order
         self._times: list[tuple[int, float]] = []  # images and seconds of each batch drawn
         self._copies = self._found = torch.empty(0, dtype=torch.uint8)
