@@ -35,7 +35,8 @@ A distribution alone does not say which red of A is which of B. So the decoders 
 
     L_start = E |g_A(f(w(x))) - x|^2 + E |g_B(f(w(x))) - x|^2,   x of A and of B:
 
-swaps begin as the images themselves, and the critics then change what is not of the domain.
+swaps begin as the images themselves, and the critics then change what is not of the domain. The defaults are the plain face swap: a
+vector, a warp and L_own alone. The presets of 32 and 64 pixels have a map, no warp (it would blur where things are), critics and the cycle.
 
 Deviations: squared errors (DeepFaceLab adds its structural dissimilarity, CycleGAN takes absolute ones); no masks, and no alignment of
 faces; the code is no Gaussian's draw, as UNIT's is; L_start; critics of three strided convolutions, without normalisation; averaged
