@@ -1,9 +1,12 @@
 """The table of restorations: each damage undone by nothing, by the best classical filter, and by trained models.
 
-    limner train dae --data shapes --degrade noise=0.2 watermark mask grey --out runs/dae-shapes
-    python docs/gallery/restoration.py runs/dae-shapes
+    limner train dae --data shapes --degrade noise=0.2 watermark --images 250000 --out runs/dae-noise
+    limner train dae --data shapes --degrade mask --images 400000 --out runs/dae-mask
+    limner train dae --data shapes --degrade grey --images 150000 --out runs/dae-grey
+    python docs/gallery/restoration.py runs/dae-noise runs/dae-mask runs/dae-grey
 
-Held-out images of the first run's data, the same damage for all (one seed an image). The classical method is whichever of many has the
+Held-out images of the first run's data, the same damage for all (one seed an image); each model is asked for what it was trained to undo.
+The classical method is whichever of many has the
 highest PSNR *on these very images*, so it is tuned on the test; holes are shown to it, not to the models. Writes restoration.md and
 restoration.png (rows of: clean; then for each damage, damaged, classical and each model). Needs scikit-image.
 """
@@ -163,6 +166,11 @@ def _bytes(images: np.ndarray) -> Tensor:
     return torch.from_numpy((images.clip(0, 1) * 255).round().astype(np.uint8))
 
 
+def kinds(degradation: Degradation) -> set[str]:
+    """Of damage that it does."""
+    return {step.name for chain in degradation.chains for step in chain}
+
+
 def perceptual(a: Tensor, b: Tensor) -> float | None:
     """Mean LPIPS (AlexNet); None where its weights are not installed, or the images too small for it."""
     try:
@@ -191,6 +199,7 @@ def main() -> None:
     given = parser.parse_args()
     folders = [RunFolder(run) for run in given.runs]
     models = {folder.path.name: folder.model() for folder in folders}
+    undoes = {folder.path.name: kinds(Degradation.parse(folder.data_config.degrade)) for folder in folders}
     config = replace(folders[0].data_config, degrade=())
     train, test = (open_data(config, split=split) for split in ("train", "test"))
     clean = test.batch(held_out_order(len(test))[: given.n])["image"]
@@ -210,6 +219,8 @@ def main() -> None:
         damaged = torch.from_numpy(to_uint8(degradation(clean, [mix(i) for i in range(len(clean))])))
         results = [Restored("none", damaged), classical(spec, damaged, original, train)]
         for name, model in models.items():
+            if not kinds(degradation) <= undoes[name]:
+                continue
             shown = from_uint8(damaged.numpy())
             restored = torch.cat([model.restore(part) for part in shown.split(64)])  # type: ignore[operator]
             results.append(Restored(name, torch.from_numpy(to_uint8(restored))))
