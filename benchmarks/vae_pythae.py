@@ -1,6 +1,6 @@
 """A VAE trained by limner beside the same VAE trained by pythae.
 
-    pip install -c constraints.txt -e '.[bench]'
+    pip install -c constraints.txt -e '.[bench]' && pip install --no-deps pythae
     python benchmarks/vae_pythae.py [--minutes 1.5] [--network mlp|conv] [--likelihood bernoulli|gaussian]
 
 Both get the same encoder and decoder with the same first weights, the same likelihood (Bernoulli on grey levels in [0, 1], or
