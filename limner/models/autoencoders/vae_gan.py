@@ -96,7 +96,7 @@ class VAEGAN(Model):
     Config = Config
     PRESETS: ClassVar = {
         "8px": Preset(8, Config(size=8, latent=16), {**TRAIN, "images": 50_000}),
-        "32px": Preset(28, Config(size=28, latent=32), {**TRAIN, "images": 250_000}),
+        "32px": Preset(28, Config(size=28, latent=16, gamma=0.006), {**TRAIN, "images": 250_000}),
         "64px": Preset(
             64,
             Config(size=64, channels=3, latent=128, width=48, discriminator_width=64, layer=3),
