@@ -9,8 +9,7 @@ The damage is any of `limner.data.degrade`: that of the data (`--degrade`), else
 kinds of damage one model learns to undo them all, and is not told which an image suffered. The best answer to the loss is the mean of
 the clean images that could be behind the damaged one: where there are several, as under a mask, it is blurred.
 
-- `unet`: f sees what g saw at every resolution, and gives a difference d and a gate m: the clean image is x~ + sigmoid(m) d, so that what
-  is not damaged stays as it is, and d need not know where a hole ends. For restoration.
+- `unet`: f sees what g saw at every resolution, and gives the difference between the damaged image and the clean one. For restoration.
 - `bottleneck`: the papers' and the lecture's picture. All that f sees is g's smallest map, which is the image's code: what a
   classifier can be started from (section 3.2 of the first paper).
 
@@ -70,7 +69,7 @@ class Restorer(nn.Module):
         self.up = nn.ModuleList(_blocks(w, blocks) for w in widths[:-1])
         self.grow = nn.ModuleList(nn.Sequential(nn.Conv2d(b, a, 1), Upsample(a)) for a, b in pairwise(widths))
         # Linear in the features: an activation here, all of whose inputs are once negative, would stay at zero for ever.
-        self.last = nn.Conv2d(widths[0], 2 * channels if skips else channels, 3, padding=1)
+        self.last = nn.Conv2d(widths[0], channels, 3, padding=1)
         self.apply(keep_size)
         if skips:
             near_zero(self.last)
@@ -79,10 +78,8 @@ class Restorer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[2:]
         maps = self.down_maps(whole := self.filled_up(x))
-        if self.skips:
-            d, m = self.up_from(maps.pop(), maps).chunk(2, dim=1)
-            return (whole + torch.sigmoid(m) * d)[..., :H, :W]
-        return self.up_from(maps.pop(), None)[..., :H, :W]
+        h = self.up_from(maps.pop(), maps if self.skips else None)
+        return (whole + h if self.skips else h)[..., :H, :W]
 
     def filled_up(self, x: Tensor) -> Tensor:
         """x, its last row and column repeated until its sides can be halved so often."""
@@ -99,7 +96,7 @@ class Restorer(nn.Module):
         return maps
 
     def up_from(self, h: Tensor, before: list[Tensor] | None) -> Tensor:
-        """f: from the smallest map, and those `before` it where they are seen, to (B, channels, H, W), or d and m (B, 2 channels, H, W)."""
+        """f: from the smallest map, and those `before` it where they are seen, to (B, channels, H, W)."""
         for i, (blocks, grow) in reversed(list(enumerate(zip(self.up, self.grow, strict=True)))):
             h = grow(h)
             h = blocks(h if before is None else h + before[i])
