@@ -26,7 +26,7 @@ def local(channels=3, size=16):
     """A model that does something to every pixel, from its surroundings alone."""
     torch.manual_seed(0)
     model = DAE(Config(channels=channels, size=size, width=8, multipliers=(1, 2))).eval()
-    torch.nn.init.normal_(model.network.last[1].weight, std=0.2)
+    torch.nn.init.normal_(model.network.last.weight, std=0.2)
     return model
 
 

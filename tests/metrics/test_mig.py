@@ -110,6 +110,8 @@ def test_what_it_refuses():
 class Corner(torch.nn.Module):
     """Encodes an image of shapes as its ground, which is seen in the corner, beside a number that tells nothing."""
 
+    device = torch.device("cpu")
+
     def __init__(self):
         super().__init__()
         self.scale = torch.nn.Parameter(torch.ones(()))

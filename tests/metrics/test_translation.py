@@ -23,6 +23,7 @@ class Translator(torch.nn.Module):
 
     inputs = ("A", "B")
     image_shape = (3, SIZE, SIZE)
+    device = torch.device("cpu")
 
     def __init__(self, test, make):
         super().__init__()
