@@ -38,7 +38,7 @@ from limner.metrics.ssim import WINDOW, ssim
 from limner.noise import mix
 from limner.training.folder import RunFolder
 
-DAMAGE = {1: ("noise=0.2", "watermark", "mask=box", "mask=brush", "mask=half"), 3: ("grey",)}
+DAMAGE = {1: ("noise=0.2", "watermark", "mask", "mask=box", "mask=brush", "mask=half"), 3: ("grey",)}
 SHOWN = 10
 """Images of the picture."""
 
