@@ -2,13 +2,14 @@
 
     limner train dae --data shapes --degrade noise=0.2 watermark --images 250000 --out runs/dae-noise
     limner train dae --data shapes --degrade mask --images 400000 --out runs/dae-mask
+    limner train dae --data shapes --degrade mask=brush --images 300000 --out runs/dae-brush
     limner train dae --data shapes --degrade grey --images 150000 --out runs/dae-grey
-    python docs/gallery/restoration.py runs/dae-noise runs/dae-mask runs/dae-grey
+    python docs/gallery/restoration.py runs/dae-noise runs/dae-mask runs/dae-brush runs/dae-grey
 
 Held-out images of the first run's data, the same damage for all (one seed an image); each model is asked for what it was trained to undo.
-The classical method is whichever of many has the
-highest PSNR *on these very images*, so it is tuned on the test; holes are shown to it, not to the models. Writes restoration.md and
-restoration.png (rows of: clean; then for each damage, damaged, classical and each model). Needs scikit-image.
+The classical method is whichever of many has the highest PSNR *on these very images*, so it is tuned on the test; holes are shown to it,
+not to the models. Writes restoration.md and restoration.png (rows of: clean; then for each damage, damaged, classical and each model).
+Needs scikit-image.
 """
 
 from __future__ import annotations
@@ -166,9 +167,17 @@ def _bytes(images: np.ndarray) -> Tensor:
     return torch.from_numpy((images.clip(0, 1) * 255).round().astype(np.uint8))
 
 
-def kinds(degradation: Degradation) -> set[str]:
-    """Of damage that it does."""
-    return {step.name for chain in degradation.chains for step in chain}
+def told(folder: RunFolder) -> str:
+    """The command that made a run, and what it took."""
+    last, config = folder.stats()[-1], folder.data_config
+    settings = f"--data {config.data} --degrade {' '.join(config.degrade)} --images {round(last['images'], -3)}"
+    return f"`limner train {folder.name} {settings} --out runs/{folder.path.name}`: {last['seconds'] / 60:.1f} minutes"
+
+
+def kinds(degradation: Degradation) -> set[tuple[str, object]]:
+    """Of damage that it does, each with one strength or choice."""
+    steps = (step for chain in degradation.chains for step in chain)
+    return {(step.name, strength) for step in steps for strength in step.strengths or [None]}
 
 
 def perceptual(a: Tensor, b: Tensor) -> float | None:
@@ -206,8 +215,17 @@ def main() -> None:
     original = torch.from_numpy(to_uint8(clean))
     specs = given.degrade or [s for channels in (1, 3) if channels <= clean.shape[1] for s in DAMAGE[channels]]
     lines = [
+        "# Restoration (`dae`)",
+        "",
+        "Denoising autoencoders after Vincent et al. 2008, as U-Nets, each trained on one core of an AMD EPYC; what",
+        "`limner restore RUN IMAGES` does with a folder of any sizes is done here to held-out images.",
+        "",
+        *(f"- {told(folder)}" for folder in folders),
+        "",
+        f"`python docs/gallery/restoration.py {' '.join(f'runs/{name}' for name in models)} -n {given.n}`:",
         f"{len(clean)} held-out images of {test.name}, {test.size}x{test.size}, {test.channels} channel{'s' * (test.channels > 1)}.",
-        "The classical method is the best of many on these very images.",
+        "The classical method is the best of many on these very images. Where there is a hole it is told which pixels are lost;",
+        "the model is not.",
         "",
         "| damage | method | PSNR, dB | SSIM | LPIPS |",
         "|---|---|---|---|---|",
@@ -229,9 +247,14 @@ def main() -> None:
             lines.append(row(spec, result, original, i == best))
             print(lines[-1], flush=True)
             rows.append(result.images[:SHOWN])
+    picture = given.out.with_suffix(".png")
+    lines += [
+        "",
+        f"![Clean images, and each damage with what was made of it, in the order of the table]({picture.name})",
+    ]
     write_atomically(given.out, "\n".join(lines) + "\n")
-    save_grid(from_uint8(torch.cat(rows).numpy()), given.out.with_suffix(".png"), columns=len(rows[0]))
-    print(given.out, given.out.with_suffix(".png"))
+    save_grid(from_uint8(torch.cat(rows).numpy()), picture, columns=len(rows[0]))
+    print(given.out, picture)
 
 
 if __name__ == "__main__":
