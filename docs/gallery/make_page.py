@@ -93,7 +93,8 @@ def main() -> None:
         f"[`{name}.toml`]({name}.toml).",
         "",
     ]
-    shutil.copy(given.run / "run.toml", HERE / f"{name}.toml")
+    settings = (given.run / "run.toml").read_text(encoding="utf-8")
+    (HERE / f"{name}.toml").write_text(settings.replace(f"{given.run.resolve().parent}/", "runs/"), encoding="utf-8")
     titles = {
         "sample": ("Samples", shlex.join(["limner", "sample", "RUN", "-n", "64", *shlex.split(given.sample)])),
         "reconstruct": ("Held-out images above what the model makes of them", "limner reconstruct RUN"),
